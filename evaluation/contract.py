@@ -1,0 +1,86 @@
+"""The challenge contract: labels, file names and folders of crossMoDA 2021, and of 2022 where they differ.
+
+Source: the organisers' `docker_submission` and `CrossMoDA2022-Evaluation-code` repositories.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKGROUND = 0
+
+SOURCE_SUFFIX = "_ceT1.nii.gz"
+TARGET_SUFFIX = "_hrT2.nii.gz"
+LABEL_SUFFIX = "_Label.nii.gz"
+
+# Folder names of the 2021 archive first, then those of 2022.
+SOURCE_TRAINING_FOLDERS = ("source_training", "training_source")
+TARGET_TRAINING_FOLDERS = ("target_training", "training_target")
+TARGET_VALIDATION_FOLDERS = ("target_validation", "validation")
+# Ours: the organisers keep the validation labels to themselves; phantoms have them, where no training code looks.
+TARGET_VALIDATION_REFERENCE_FOLDER = "target_validation_reference"
+
+# Case ids of 2021, both ends included.
+SOURCE_IDS = (1, 105)
+TARGET_TRAINING_IDS = (106, 210)
+TARGET_VALIDATION_IDS = (211, 242)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure to segment: `key` names files and options, `title` heads columns, `label` is its voxel value."""
+
+    key: str
+    title: str
+    label: int
+
+
+VS = Structure(key="vs", title="VS", label=1)
+COCHLEA = Structure(key="cochlea", title="Cochlea", label=2)
+STRUCTURES = (VS, COCHLEA)
+
+
+def case_name(case_id: int) -> str:
+    """Name the 2021 case with this id: 7 -> `crossmoda_7`. Source: the 2021 archive."""
+    return f"crossmoda_{case_id}"
+
+
+def case_of(file_name: str, suffix: str) -> str | None:
+    """Return the case that a file name stands for, or None where the name does not end in `suffix` or has no case.
+
+    `case_of("crossmoda_211_hrT2.nii.gz", TARGET_SUFFIX)` is `"crossmoda_211"`.
+    """
+    case = file_name.removesuffix(suffix)
+    return case if case and case != file_name else None
+
+
+def label_file(case: str) -> str:
+    """Name the label map of a case: `crossmoda_211` -> `crossmoda_211_Label.nii.gz`."""
+    return case + LABEL_SUFFIX
+
+
+def files_by_case(folder: Path, suffix: str) -> dict[str, Path]:
+    """Find `{case}{suffix}` directly in a folder, whatever kind of entry it is, sorted by case with numbers in order.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    found = ((case_of(entry.name, suffix), entry) for entry in folder.iterdir())
+    named = {case: entry for case, entry in found if case is not None}
+    return {case: named[case] for case in sorted_cases(named)}
+
+
+def sorted_cases(cases: Iterable[str]) -> list[str]:
+    """Sort cases as a person would: by the name's text, then by the number at its end (`crossmoda_9` before `crossmoda_10`)."""
+
+    def key(case: str) -> tuple[str, int, str]:
+        stem = case.rstrip("0123456789")
+        digits = case[len(stem) :]
+        return stem, int(digits or -1), case
+
+    return sorted(cases, key=key)
+
+
+def first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first of the named folders that stands in `root`, or None."""
+    return next((root / name for name in names if (root / name).is_dir()), None)
