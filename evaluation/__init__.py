@@ -1,1 +1,1 @@
-"""The organiser's side: score, rank and report submissions, and run their images. Knows nothing of `pipeline` and needs no torch."""
+"""The organiser's side: score, rank and report submissions, run their images. Knows no `pipeline`, needs no torch."""

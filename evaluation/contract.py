@@ -71,7 +71,7 @@ def files_by_case(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def sorted_cases(cases: Iterable[str]) -> list[str]:
-    """Sort cases as a person would: by the name's text, then by the number at its end (`crossmoda_9` before `crossmoda_10`)."""
+    """Sort cases as a person would: by text, then by the number at the end (`crossmoda_9` before `crossmoda_10`)."""
 
     def key(case: str) -> tuple[str, int, str]:
         stem = case.rstrip("0123456789")

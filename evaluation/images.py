@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
@@ -37,7 +37,7 @@ class Geometry:
     direction: tuple[float, ...]
 
     def same_place(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
-        """Tell whether both grids have the same size and lie within `tolerance` (mm, and direction cosines) of each other."""
+        """Tell whether both grids have one size and lie within `tolerance` (mm, and direction cosines)."""
         return self.size_xyz == other.size_xyz and all(
             np.allclose(mine, theirs, rtol=0, atol=tolerance)
             for mine, theirs in (
@@ -122,7 +122,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
         except (RuntimeError, CaseError) as error:
             free = os.statvfs(path.parent)
             raise OSError(
-                f"{path}: could not be written whole ({free.f_bavail * free.f_frsize / 2**20:.1f} MB free in its folder); "
+                f"{path}: could not be written whole, {free.f_bavail * free.f_frsize / 2**20:.1f} MB are free there; "
                 f"free some space or choose another folder ({str(error).splitlines()[-1]})"
             ) from error
 
@@ -159,32 +159,40 @@ def _expected_bytes(path: Path) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a NIfTI file, compressed or not, and turn what can go wrong while it is read into a `CaseError`."""
     if path.is_symlink() and not path.exists():
-        raise CaseError(f"{path.name}: expected a file, got a link to {path.readlink()}, which does not exist; mend the link")
+        raise CaseError(
+            f"{path.name}: expected a file, got a link to {path.readlink()}, which does not exist; mend the link"
+        )
     if path.is_dir():
-        raise CaseError(f"{path.name}: expected a file, got a folder; move it away or convert the series in it to NIfTI")
+        raise CaseError(
+            f"{path.name}: expected a file, got a folder; move it away or convert the series in it to NIfTI"
+        )
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if compressed:
                 with gzip.open(raw) as stream:
-                    yield stream
+                    yield cast(BinaryIO, stream)
             else:
                 yield raw
     except EOFError as error:
         raise CaseError(f"{path.name}: expected a whole gzip stream, got one cut short; copy the file again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise CaseError(f"{path.name}: expected a sound gzip stream, got a damaged one ({error}); copy the file again") from error
+        raise CaseError(
+            f"{path.name}: expected a sound gzip stream, got a damaged one ({error}); copy the file again"
+        ) from error
     except FileNotFoundError as error:
         raise CaseError(f"{path.name}: expected a file in {path.parent}, got none; check the path") from error
     except OSError as error:
-        raise CaseError(f"{path.name}: expected a readable file, got {error.strerror or error}; check its permissions") from error
+        raise CaseError(
+            f"{path.name}: expected a readable file, got {error.strerror or error}; check its permissions"
+        ) from error
 
 
-def _first_bytes(path: Path, stream: IO[bytes]) -> bytes:
+def _first_bytes(path: Path, stream: BinaryIO) -> bytes:
     head = stream.read(nibabel.Nifti2Header.sizeof_hdr)
     if len(head) < nibabel.Nifti1Header.sizeof_hdr:
         raise CaseError(f"{path.name}: expected a NIfTI header, got {len(head)} bytes in all; copy the file again")
@@ -198,12 +206,14 @@ def _check_header(path: Path, head: bytes) -> int:
     rank = dim[0]
     sizes = dim[1 : rank + 1]
     if not 1 <= rank <= 7 or any(n < 1 for n in sizes):
-        raise CaseError(f"{path.name}: expected 3 positive dimensions, got dim = {dim}; the header is damaged, export the scan again")
+        raise CaseError(f"{path.name}: expected 3 positive dimensions, got dim = {dim}; export the scan again")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     if len(sizes) != 3:
         advice = "split the series first" if len(sizes) > 3 else "stack the slices into a volume first"
-        raise CaseError(f"{path.name}: expected a 3-D scan, got {len(sizes)}-D ({' x '.join(map(str, sizes))}); {advice}")
+        raise CaseError(
+            f"{path.name}: expected a 3-D scan, got {len(sizes)}-D ({' x '.join(map(str, sizes))}); {advice}"
+        )
     voxels = int(np.prod(sizes, dtype=object))
     if voxels > MAX_VOXELS:
         raise CaseError(
@@ -213,9 +223,13 @@ def _check_header(path: Path, head: bytes) -> int:
     try:
         dtype = header.get_data_dtype()
     except nibabel.spatialimages.HeaderDataError as error:
-        raise CaseError(f"{path.name}: expected integer or real voxels, got an unknown type ({error}); convert the file") from error
+        raise CaseError(
+            f"{path.name}: expected integer or real voxels, got an unknown type ({error}); convert the file"
+        ) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise CaseError(f"{path.name}: expected integer or real voxels of at most 64 bits, got {dtype}; convert the file")
+        raise CaseError(
+            f"{path.name}: expected integer or real voxels of at most 64 bits, got {dtype}; convert the file"
+        )
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         raise CaseError(f"{path.name}: expected three spacings above 0 mm, got {spacing}; mend pixdim in the header")
@@ -240,17 +254,26 @@ def _check_direction(path: Path, header: "nibabel.Nifti1Header") -> None:
         try:
             columns = np.asarray(header.get_qform(), dtype=np.float64)[:, :3][:3]
         except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
-            raise CaseError(f"{path.name}: expected a rotation in the header, got a bad quaternion; mend qform") from error
+            raise CaseError(
+                f"{path.name}: expected a rotation in the header, got a bad quaternion; mend qform"
+            ) from error
     else:
         return
     lengths = np.linalg.norm(columns, axis=0)
     if not np.isfinite(columns).all() or (lengths == 0).any():
-        raise CaseError(f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform")
+        raise CaseError(
+            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform"
+        )
     cosines = columns / lengths
     if abs(np.linalg.det(cosines)) < _ORTHONORMAL_TOLERANCE:
-        raise CaseError(f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform")
+        raise CaseError(
+            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform"
+        )
     if not np.allclose(cosines.T @ cosines, np.eye(3), atol=_ORTHONORMAL_TOLERANCE):
-        raise CaseError(f"{path.name}: expected perpendicular axes, got a sheared direction {columns.tolist()}; resample the scan first")
+        raise CaseError(
+            f"{path.name}: expected perpendicular axes, got a sheared direction {columns.tolist()}; "
+            "resample the scan first"
+        )
 
 
 def _check_stream(path: Path, expected_bytes: int) -> None:
@@ -263,7 +286,8 @@ def _check_stream(path: Path, expected_bytes: int) -> None:
                 return
     if read_bytes < expected_bytes:
         raise CaseError(
-            f"{path.name}: expected {expected_bytes:,} bytes by its header, got {read_bytes:,}; the file is cut short, copy it again"
+            f"{path.name}: expected {expected_bytes:,} bytes by its header, got {read_bytes:,}; "
+            "the file is cut short, copy it again"
         )
 
 

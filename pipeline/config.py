@@ -1,6 +1,6 @@
 """Every number of the paper, and every choice of ours, as two named blocks of frozen records.
 
-`PAPER` is stated by the paper and followed to the letter; `OURS` fills what it leaves open, each choice with its reason.
+`PAPER` is stated by the paper and followed to the letter; `OURS` fills what it leaves open, each with its reason.
 """
 
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Ours:
     # The centre of a window sees its surroundings, its rim does not: nnU-Net's and MONAI's default, sigma = side / 8.
     weighting: str = "gaussian"
     gaussian_sigma: float = 0.125
-    # A window's patches per forward pass: from two on, torch takes oneDNN's kernels for the small, dilated convolutions.
+    # Windows in one pass: from two on, torch takes oneDNN's kernels for the small, dilated convolutions.
     windows_per_pass: dict[Structure, int] = field(default_factory=lambda: {VS: 2, COCHLEA: 8})
     # Reversal weight: Ganin's ramp, times this; Ganin et al. is what the paper cites for the layer.
     reversal_maximum: float = 1.0

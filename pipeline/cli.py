@@ -1,0 +1,170 @@
+"""The participant's commands. Results go to stdout, progress and messages to stderr.
+
+torch is imported by the commands that need it: it takes seconds, and `phantom` works without it.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from evaluation.contract import STRUCTURES, label_file
+from pipeline.config import OURS
+
+if TYPE_CHECKING:
+    from pipeline.submission import CaseResult
+
+_FOLDER = click.Path(path_type=Path)
+_PLAIN_WIDTH = 120  # of a table that is not shown on a terminal
+
+_progress = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was told to stop; `exit_code` is 128 plus the signal's number, as a shell says it."""
+
+    def __init__(self, signal_number: int) -> None:
+        """Keep the signal."""
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Interrupted` inside the block, so that files in work are removed on the way out."""
+
+    def interrupt(signal_number: int, _: FrameType | None) -> None:
+        raise Interrupted(signal_number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--input", "input_folder", type=_FOLDER, default=Path("/input"), help="Folder of {case}_hrT2.nii.gz.")
+@click.option(
+    "--output", "output_folder", type=_FOLDER, default=Path("/output"), help="Folder for {case}_Label.nii.gz."
+)
+@click.option(
+    "--weights", "weights_folder", type=_FOLDER, help="Folder of weights and cards.  [default: the shipped ones]"
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=OURS.overlap,
+    help="Overlap of neighbouring windows, as a fraction.",
+)
+@click.option("--save-probabilities", is_flag=True, help="Also write probabilities/{case}_{structure}.nii.gz.")
+@click.option("--skip-existing", is_flag=True, help="Leave cases alone whose label map is there.")
+def predict(
+    input_folder: Path,
+    output_folder: Path,
+    weights_folder: Path | None,
+    device: str,
+    overlap: float,
+    save_probabilities: bool,
+    skip_existing: bool,
+) -> None:
+    """Segment a folder of hrT2 scans: label maps (1 VS, 2 cochlea) on the scans' own grids.
+
+    Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
+    """
+    from pipeline.allocator import keep_large_blocks
+    from pipeline.checkpoints import WeightsError, default_weights_folder, load_segmenter
+    from pipeline.devices import DeviceError, pick_device
+    from pipeline.submission import SubmissionError, check_writable, find_submission_scans, segment_folder
+
+    keep_large_blocks()
+    results: list[CaseResult] = []
+    try:
+        with _interruptible():
+            scans, ignored = find_submission_scans(input_folder)
+            check_writable(output_folder)
+            where = pick_device(device)
+            folder = weights_folder or default_weights_folder()
+            segmenters = [load_segmenter(folder, structure, where) for structure in STRUCTURES]
+            if ignored:
+                _progress.print(f"ignored in {input_folder}: {', '.join(ignored)}", markup=False)
+            _progress.print(f"{len(scans)} scans in {input_folder}, weights from {folder}, on {where}", markup=False)
+            outcomes = segment_folder(
+                scans,
+                output_folder,
+                segmenters,
+                overlap=overlap,
+                save_probabilities=save_probabilities,
+                skip_existing=skip_existing,
+                report_bug=partial(click.echo, err=True),
+            )
+            results.extend(_shown(outcomes, total=len(scans)))
+    except (SubmissionError, WeightsError, DeviceError) as error:
+        raise click.ClickException(str(error)) from error
+    except Interrupted as interrupted:
+        _progress.print(
+            f"interrupted by {interrupted}; finished label maps are whole, --skip-existing goes on from there"
+        )
+        sys.exit(interrupted.exit_code)
+    _print_results(results)
+    failed = [result for result in results if result.error]
+    if failed:
+        _progress.print(f"{len(failed)} of {len(results)} cases failed:")
+        for result in failed:
+            _progress.print(f"  {result.error}", markup=False)
+        sys.exit(1)
+
+
+def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult]":
+    """Show each outcome as it comes: a bar on a terminal, a line `k/N case seconds` elsewhere."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_progress,
+        disable=not _progress.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("segmenting", total=total)
+        for number, outcome in enumerate(outcomes, 1):
+            _progress.print(_line(number, total, outcome), markup=False)
+            bar.advance(task)
+            yield outcome
+
+
+def _line(number: int, total: int, outcome: "CaseResult") -> str:
+    line = f"{number}/{total} {outcome.case} {outcome.seconds:.1f} s"
+    if outcome.error:
+        return f"{line} FAILED: {outcome.error}"
+    if outcome.skipped:
+        return f"{line} skipped, {label_file(outcome.case)} is there"
+    empty = [structure.title for structure, volume in outcome.volumes_mm3.items() if volume == 0]
+    return f"{line} (no voxel of {' and '.join(empty)})" if empty else line
+
+
+def _print_results(results: "Sequence[CaseResult]") -> None:
+    """Print the segmented cases as a table on stdout."""
+    table = Table("case", "size", "spacing mm", "seconds", *(f"{s.title} mm3" for s in STRUCTURES))
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for result in results:
+        if result.geometry is not None:
+            size = " x ".join(map(str, result.geometry.size_xyz))
+            spacing = " x ".join(f"{s:.3g}" for s in result.geometry.spacing_mm)
+            volumes = (f"{result.volumes_mm3[s]:.0f}" for s in STRUCTURES)
+            table.add_row(result.case, size, spacing, f"{result.seconds:.1f}", *volumes)
+    if table.row_count:
+        Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
