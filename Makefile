@@ -1,0 +1,66 @@
+# make demo   phantom scans -> label maps, a table, a picture, scores and a report, in demo/
+# make test   linters, type checker and all tests
+# Both install what they need into .venv first; all they ask for is Python 3.11, make and a package index.
+
+PYTHON ?= python3
+VENV ?= .venv
+# PyTorch's own index of CPU builds, beside PyPI; empty (TORCH_INDEX=) takes PyPI's build, on Linux the one with CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+DEMO ?= demo
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+GRL := $(BIN)/crossmoda-grl
+
+.PHONY: demo test lint bench lock clean
+.DEFAULT_GOAL := demo
+
+include docker.mk
+
+# torch first and pinned: a range would take the newest build, on Linux with gigabytes of CUDA.
+$(VENV)/torch.stamp: requirements.lock
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements.lock torch
+	touch $@
+
+$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP) install --quiet -c requirements.lock -e '.[segmentation,runner]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(PIP) install --quiet -c requirements.lock -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/run.stamp
+	rm -rf $(DEMO)
+	$(GRL) phantom --out $(DEMO)/data --source 0 --target 0 --validation 3 --preset small --seed 7
+	$(GRL) predict --input $(DEMO)/data/target_validation --output $(DEMO)/labels
+	$(GRL) picture --scans $(DEMO)/data/target_validation --labels $(DEMO)/labels \
+		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png
+	$(GRL) evaluate score --reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
+		--team crossmoda-grl --json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
+	$(GRL) evaluate report $(DEMO)/scores.json --out $(DEMO)/report.html \
+		--reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
+		--scans $(DEMO)/data/target_validation
+	@echo "Look at $(DEMO)/picture.png and $(DEMO)/report.html: phantoms, not patients."
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/sliding_window.py
+	$(BIN)/python benchmarks/metrics.py
+
+# Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
+lock: $(VENV)/dev.stamp
+	( grep '^#' requirements.lock; \
+	  $(PIP) list --format=freeze --exclude-editable | grep -vE '^pip=' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' ) >requirements.new
+	mv requirements.new requirements.lock
+
+clean:
+	rm -rf $(VENV) $(DEMO) wheelhouse/*.whl build *.egg-info
