@@ -1,0 +1,75 @@
+# The submission: `docker run --rm -v IN:/input:ro -v OUT:/output crossmoda-grl` segments a folder of hrT2 scans.
+# Online: docker build -t crossmoda-grl .        Offline: make wheelhouse, then docker build --network none ...
+# For NVIDIA GPUs: --build-arg TORCH=cuda. See docs/container.md.
+
+ARG BASE=python:3.11-slim-bookworm
+
+# --- Packages. Rebuilt only when pyproject.toml, requirements.lock or the wheelhouse change. ---
+FROM ${BASE} AS packages
+# cpu: PyTorch's own index, without CUDA. cuda: PyPI's build, which brings CUDA along.
+# With wheels in wheelhouse/ nothing is downloaded, and the torch among them is taken.
+ARG TORCH=cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
+WORKDIR /build
+# pip stays outside of the environment that it fills, and so out of the image.
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/crossmoda-grl/venv
+COPY docker/requirements.py requirements.lock pyproject.toml ./
+RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
+    set -eu; \
+    pip="/opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python"; \
+    python3 requirements.py >requirements.txt; \
+    if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
+        $pip install --no-index --find-links /wheelhouse -c requirements.lock -r requirements.txt; \
+    else \
+        case "$TORCH" in \
+            cpu) $pip install --no-deps -c requirements.lock --index-url https://download.pytorch.org/whl/cpu torch ;; \
+            cuda) ;; \
+            *) echo "TORCH: expected cpu or cuda, got $TORCH; build with --build-arg TORCH=cpu" >&2; exit 2 ;; \
+        esac; \
+        $pip install -c requirements.lock -r requirements.txt; \
+    fi; \
+    $pip check
+# Away goes what serves building and testing the packages themselves.
+# Bytecode is compiled here, since the image is read-only at run time; unchecked, since nobody edits sources there.
+RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
+    rm -rf torch/include torch/share torch/test torch/lib/*_test.so; \
+    find torch/bin -type f ! -name torch_shm_manager -delete; \
+    find matplotlib mpmath networkx nibabel numpy scipy sympy -type d -name tests -prune -exec rm -rf {} +; \
+    python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/py312_' .; \
+    chmod -R a+rX,go-w /opt/crossmoda-grl
+
+# --- This project, apart from its packages: a change of the code makes a layer of a few megabytes. ---
+FROM packages AS project
+COPY LICENSE README.md crossmoda_grl.py ./
+COPY evaluation evaluation
+COPY pipeline pipeline
+RUN set -eu; \
+    /opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python install \
+        --no-deps --no-index --no-build-isolation --target /opt/app/code .; \
+    python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app/code
+COPY weights /opt/app/weights
+# Any user may read everything, whatever the modes were where the image is built.
+RUN chmod -R a+rX,go-w /opt/app
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="crossmoda-grl" \
+      org.opencontainers.image.description="Vestibular schwannoma and cochlea on hrT2 MRI: 3D ENet with gradient reversal" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="python:3.11-slim-bookworm"
+# A volume that Docker makes takes these modes over, so that any user can write to it.
+RUN mkdir -m 755 /input /reference && mkdir -m 1777 /output /scores
+COPY --from=packages /opt/crossmoda-grl /opt/crossmoda-grl
+COPY --from=project /opt/app /opt/crossmoda-grl
+# USER and HOME: a user id without an account has neither, and libraries ask for both. Caches go to /tmp.
+# MALLOC_*: glibc keeps large blocks instead of giving them back after each layer, which halves the time on a CPU.
+ENV PATH=/opt/crossmoda-grl/code/bin:/opt/crossmoda-grl/venv/bin:$PATH \
+    PYTHONPATH=/opt/crossmoda-grl/code \
+    CROSSMODA_GRL_WEIGHTS=/opt/crossmoda-grl/weights \
+    HOME=/tmp USER=crossmoda MPLCONFIGDIR=/tmp/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LANG=C.UTF-8 \
+    MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
+WORKDIR /tmp
+# 1000 is the first user of most Linux machines, so the likeliest owner of the folders mounted; --user takes any other.
+USER 1000:1000
+ENTRYPOINT ["crossmoda-grl"]
+CMD ["predict"]

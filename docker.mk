@@ -1,0 +1,30 @@
+# make image        the image crossmoda-grl, for NVIDIA GPUs with TORCH=cuda
+# make wheelhouse   first, where the image is to be built offline
+# Included by Makefile, which sets PYTHON and VENV.
+
+IMAGE ?= crossmoda-grl
+# cpu, or cuda for NVIDIA GPUs
+TORCH ?= cpu
+WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
+WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
+TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
+
+.PHONY: wheelhouse image
+
+# Every wheel the image needs, for the image's Python and the architecture of this machine. torch comes first, alone:
+# the index of CPU builds holds nothing else that is wanted.
+wheelhouse: requirements.lock pyproject.toml
+	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
+	mkdir -p wheelhouse
+	rm -f wheelhouse/*.whl
+	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
+		"$$(grep -i '^torch==' requirements.lock)"
+	python3 docker/requirements.py >wheelhouse/requirements.txt
+	$(WHEEL_PIP) wheel --quiet --wheel-dir wheelhouse --find-links wheelhouse -c requirements.lock \
+		-r wheelhouse/requirements.txt
+	@du -sh wheelhouse
+
+# Offline where wheelhouse/ holds wheels, online otherwise.
+image:
+	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) $(if $(wildcard wheelhouse/*.whl),--network none) .
+	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)
