@@ -13,7 +13,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /build
 # pip stays outside of the environment that it fills, and so out of the image.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/crossmoda-grl/venv
-COPY docker/requirements.py requirements.lock pyproject.toml ./
+COPY image/requirements.py requirements.lock pyproject.toml ./
 RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
     set -eu; \
     pip="/opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python"; \

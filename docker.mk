@@ -19,7 +19,7 @@ wheelhouse: requirements.lock pyproject.toml
 	rm -f wheelhouse/*.whl
 	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
 		"$$(grep -i '^torch==' requirements.lock)"
-	python3 docker/requirements.py >wheelhouse/requirements.txt
+	$(WHEEL_PYTHON) image/requirements.py >wheelhouse/requirements.txt
 	$(WHEEL_PIP) wheel --quiet --wheel-dir wheelhouse --find-links wheelhouse -c requirements.lock \
 		-r wheelhouse/requirements.txt
 	@du -sh wheelhouse

@@ -7,9 +7,6 @@ import sys
 import tomllib
 
 with open(sys.argv[1] if len(sys.argv) > 1 else "pyproject.toml", "rb") as file:
-    pyproject = tomllib.load(file)
-project = pyproject["project"]
-needed = (
-    project["dependencies"] + project["optional-dependencies"]["segmentation"] + pyproject["build-system"]["requires"]
-)
-print(*needed, sep="\n")
+    pyproject = pyproject["project"]
+runtime = project["dependencies"] + project["optional-dependencies"]["segmentation"]
+print(*runtime, *pyproject["build-system"]["requires"], sep="\n")
