@@ -1,0 +1,15 @@
+"""Seeded phantoms: ceT1- and hrT2-like scans with labels, in the challenge's layout.
+
+`shapes` is the language (distances and fields), `anatomy` the head told in it, `contrast` what each tissue looks like,
+`scanner` the grid, partial volume and noise, `cohort` the folders and ids.
+"""
+
+from pipeline.phantom.anatomy import Head, make_head
+from pipeline.phantom.cohort import PRESETS, make_case, make_cohort
+from pipeline.phantom.contrast import CET1, HARDNESS, HRT2, Hardness
+from pipeline.phantom.scanner import Grid, centred_grid, paint
+
+__all__ = [
+    "CET1", "HARDNESS", "HRT2", "PRESETS", "Grid", "Hardness", "Head", "centred_grid", "make_case", "make_cohort",
+    "make_head", "paint",
+]  # fmt: skip

@@ -1,0 +1,324 @@
+"""The language of the anatomy: shapes as signed distances and random fields, both continuous, sampled on any plane.
+
+Head coordinates are millimetres, x to the left, y to the back, z up (LPS, as SimpleITK's).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the head lies in the scanner: scanner point = `rotation` @ head point + `shift_mm`."""
+
+    rotation: Vector
+    shift_mm: Vector
+
+
+UPRIGHT = Pose(rotation=np.eye(3), shift_mm=np.zeros(3))
+
+
+def rotation_about_axes(angles_rad: Vector) -> Vector:
+    """Return the 3 x 3 rotation about x, then y, then z."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles_rad), np.sin(angles_rad)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+class Plane:
+    """Sample points of one axial scanner plane, `(H, W)`: rows along the scanner's y, columns along its x.
+
+    `x_mm`, `y_mm`, `z_mm` are the scanner's; `x`, `y`, `z` are the same points in head coordinates, float32 `(H, W)`.
+    """
+
+    def __init__(self, x_mm: Vector, y_mm: Vector, z_mm: float, pose: Pose) -> None:
+        """Lay the plane through the scanner's columns `x_mm` and rows `y_mm` at height `z_mm`."""
+        self.x_mm, self.y_mm, self.z_mm, self.pose = x_mm, y_mm, z_mm, pose
+        back = pose.rotation.T
+        self.x, self.y, self.z = (
+            np.add.outer(
+                (back[axis, 1] * (y_mm - pose.shift_mm[1]) + back[axis, 2] * (z_mm - pose.shift_mm[2])).astype(
+                    np.float32
+                ),
+                (back[axis, 0] * (x_mm - pose.shift_mm[0])).astype(np.float32),
+            )
+            for axis in range(3)
+        )
+
+    def window(self, rows: slice, columns: slice) -> "Plane":
+        """Return the part of the plane in a window; its points are views."""
+        part = object.__new__(Plane)
+        part.x_mm, part.y_mm, part.z_mm, part.pose = self.x_mm[columns], self.y_mm[rows], self.z_mm, self.pose
+        part.x, part.y, part.z = (points[rows, columns] for points in (self.x, self.y, self.z))
+        return part
+
+
+@dataclass(frozen=True)
+class Field:
+    """A smooth random field of mean 0 and variance 1 over head space: a sum of plane waves.
+
+    A wave is an outer product over a plane, so a field costs one small matrix product, and a wave's mean over a voxel
+    is the wave times three sines: partial volume is exact.
+    """
+
+    wave_vectors: Vector  # (waves, 3), rad/mm, head coordinates
+    phases: Vector  # (waves,), rad
+
+    def sample(self, plane: Plane, voxel_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> FloatArray:
+        """Return the field's mean over voxels of `voxel_mm` (x, y, z) at the plane's points: float32 `(H, W)`."""
+        waves = self.wave_vectors @ plane.pose.rotation.T
+        kx, ky, kz = waves.T
+        start = self.phases - waves @ plane.pose.shift_mm + kz * plane.z_mm
+        amplitude = np.sqrt(2 / len(waves)) * np.sinc(waves * np.asarray(voxel_mm) / (2 * np.pi)).prod(axis=1)
+        across = np.outer(kx, plane.x_mm) + start[:, None]
+        down = np.outer(plane.y_mm, ky)
+        left = np.concatenate([np.cos(down) * amplitude, np.sin(down) * -amplitude], axis=1).astype(np.float32)
+        right = np.concatenate([np.cos(across), np.sin(across)]).astype(np.float32)
+        return left @ right
+
+
+def random_field(
+    rng: np.random.Generator,
+    wavelengths_mm: tuple[float, float],
+    waves: int = 32,
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Field:
+    """Draw a field with wavelengths spread over `wavelengths_mm`, made longer along head axes by `stretch`."""
+    directions = rng.normal(size=(waves, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    wavelengths = np.exp(rng.uniform(np.log(wavelengths_mm[0]), np.log(wavelengths_mm[1]), size=waves))
+    return Field(
+        wave_vectors=directions * (2 * np.pi / wavelengths)[:, None] / np.asarray(stretch),
+        phases=rng.uniform(0, 2 * np.pi, size=waves),
+    )
+
+
+Bounds = tuple[Vector, Vector]
+
+
+class Shape(Protocol):
+    """A solid: negative distance inside. Distances are millimetres and hold near the surface."""
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Return the signed distance at the plane's points, float32 `(H, W)`."""
+        ...
+
+    def bounds(self) -> Bounds:
+        """Return the lower and upper corner of a box round the solid, head coordinates."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """An ellipsoid; `axes` has its own axes as columns."""
+
+    centre: Vector
+    radii: Vector
+    axes: Vector
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """First-order distance: (q - 1) / |grad q| with q the scaled radius, exact for a sphere."""
+        x, y, z = (points - np.float32(c) for points, c in zip((plane.x, plane.y, plane.z), self.centre, strict=True))
+        square = np.zeros_like(x)
+        slope = np.full_like(x, 1e-6)
+        for axis, radius in zip(self.axes.T.astype(np.float32), self.radii, strict=True):
+            along = axis[0] * x + axis[1] * y + axis[2] * z
+            along *= np.float32(1 / radius)
+            along *= along
+            square += along
+            along *= np.float32(1 / radius**2)
+            slope += along
+        np.sqrt(square, out=square)
+        np.sqrt(slope, out=slope)
+        distance = square - 1
+        distance *= square
+        distance /= slope
+        # Where q is near 0 the quotient is 0 / 0 in the limit; the centre is deep inside whatever it says.
+        np.minimum(distance, (square - 1) * np.float32(self.radii.min()), out=distance, where=square < 0.3)
+        return distance
+
+    def bounds(self) -> Bounds:
+        """Box of the rotated ellipsoid."""
+        half = np.sqrt(((self.axes * self.radii) ** 2).sum(axis=1))
+        return self.centre - half, self.centre + half
+
+
+# Farther from a tube than this its distance only says "far": segments out of reach of a plane are left out.
+_FAR_MM = 8.0
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A round tube along a polyline; radius interpolated between its points."""
+
+    points: Vector  # (n, 3)
+    radii: Vector  # (n,)
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Least distance to its segments, each a cone with round ends."""
+        nearest = np.full(plane.x.shape, _FAR_MM, dtype=np.float32)
+        corners = plane.z[:: max(1, plane.z.shape[0] - 1), :: max(1, plane.z.shape[1] - 1)]
+        lowest, highest = corners.min(), corners.max()
+        for start, end, radius, end_radius in zip(
+            self.points[:-1], self.points[1:], self.radii[:-1], self.radii[1:], strict=True
+        ):
+            reach = max(radius, end_radius) + _FAR_MM
+            if min(start[2], end[2]) - reach > highest or max(start[2], end[2]) + reach < lowest:
+                continue
+            step = (end - start).astype(np.float32)
+            x, y, z = (p - np.float32(s) for p, s in zip((plane.x, plane.y, plane.z), start, strict=True))
+            along = (x * step[0] + y * step[1] + z * step[2]) * np.float32(1 / max(float(step @ step), 1e-9))
+            np.clip(along, 0, 1, out=along)
+            x -= along * step[0]
+            y -= along * step[1]
+            z -= along * step[2]
+            distance = np.sqrt(x * x + y * y + z * z)
+            distance -= np.float32(radius) + along * np.float32(end_radius - radius)
+            np.minimum(nearest, distance, out=nearest)
+        return nearest
+
+    def bounds(self) -> Bounds:
+        """Box round the points, grown by the largest radius."""
+        return self.points.min(axis=0) - self.radii.max(), self.points.max(axis=0) + self.radii.max()
+
+
+@dataclass(frozen=True)
+class Offset:
+    """A shape grown by `by_mm` (shrunk where negative)."""
+
+    shape: Shape
+    by_mm: float
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Distance less the growth."""
+        return self.shape.distance(plane) - np.float32(self.by_mm)
+
+    def bounds(self) -> Bounds:
+        """Box grown by as much."""
+        low, high = self.shape.bounds()
+        return low - self.by_mm, high + self.by_mm
+
+
+@dataclass(frozen=True)
+class Rough:
+    """A shape whose surface a field moves in and out by `amplitude_mm` (standard deviation)."""
+
+    shape: Shape
+    field: Field
+    amplitude_mm: float
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Distance plus the field."""
+        return self.shape.distance(plane) + np.float32(self.amplitude_mm) * self.field.sample(plane)
+
+    def bounds(self) -> Bounds:
+        """Box grown by three standard deviations."""
+        low, high = self.shape.bounds()
+        return low - 3 * self.amplitude_mm, high + 3 * self.amplitude_mm
+
+
+@dataclass(frozen=True)
+class Union:
+    """Points in any of the shapes."""
+
+    shapes: tuple[Shape, ...]
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Least distance."""
+        nearest = self.shapes[0].distance(plane)
+        for shape in self.shapes[1:]:
+            np.minimum(nearest, shape.distance(plane), out=nearest)
+        return nearest
+
+    def bounds(self) -> Bounds:
+        """Box round all boxes."""
+        lows, highs = zip(*(shape.bounds() for shape in self.shapes), strict=True)
+        return np.min(lows, axis=0), np.max(highs, axis=0)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Points of both shapes."""
+
+    shape: Shape
+    other: Shape
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Greater distance."""
+        return np.maximum(self.shape.distance(plane), self.other.distance(plane))
+
+    def bounds(self) -> Bounds:
+        """Box that both boxes share."""
+        (low, high), (other_low, other_high) = self.shape.bounds(), self.other.bounds()
+        return np.maximum(low, other_low), np.minimum(high, other_high)
+
+
+@dataclass(frozen=True)
+class Minus:
+    """Points of `shape` that are not in `other`."""
+
+    shape: Shape
+    other: Shape
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """The farther of inside one and outside the other."""
+        return np.maximum(self.shape.distance(plane), -self.other.distance(plane))
+
+    def bounds(self) -> Bounds:
+        """Box of what is left at most."""
+        return self.shape.bounds()
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Points of `shape` where a field is above `level`; with `folded`, where its absolute value is below `level`.
+
+    Below-a-level sets of a field are blobs (air cells, cysts); bands round its zero are folded sheets (sulci, folia).
+    """
+
+    shape: Shape
+    field: Field
+    level: float
+    folded: bool = False
+
+    def distance(self, plane: Plane) -> FloatArray:
+        """Distance to the level set, from the field's typical slope, within the shape."""
+        slope = np.sqrt((self.field.wave_vectors**2).sum(axis=1).mean() / 3)
+        value = self.field.sample(plane)
+        excess = np.abs(value, out=value) - np.float32(self.level) if self.folded else np.float32(self.level) - value
+        return np.maximum(self.shape.distance(plane), excess * np.float32(1 / slope))
+
+    def bounds(self) -> Bounds:
+        """Box of the shape."""
+        return self.shape.bounds()
+
+
+def volume_mm3(shape: Shape, step_mm: float) -> float:
+    """Measure a shape by sampling its box every `step_mm`, edges weighted."""
+    low, high = shape.bounds()
+    x_mm, y_mm, z_mm = (np.arange(a - step_mm / 2, b + step_mm, step_mm) for a, b in zip(low, high, strict=True))
+    inside = sum(float(coverage(shape.distance(Plane(x_mm, y_mm, float(z), UPRIGHT)), step_mm).sum()) for z in z_mm)
+    return inside * step_mm**3
+
+
+def coverage(distance: FloatArray, width_mm: float) -> FloatArray:
+    """Turn distances into the fraction of a sample of `width_mm` that lies inside: linear across the surface."""
+    return np.clip(np.float32(0.5) - distance * np.float32(1 / width_mm), 0, 1)
+
+
+def scaled_to_volume(
+    make: Callable[[float], Shape], target_mm3: float, scale: float, step_mm: float, rounds: int
+) -> float:
+    """Find the scale (a length) at which `make(scale)` has about the target volume, by cube-root steps from `scale`."""
+    for _ in range(rounds):
+        scale *= float(np.cbrt(target_mm3 / max(volume_mm3(make(scale), step_mm), 1e-3)))
+    return scale
