@@ -26,14 +26,19 @@ helps. Volume error is prediction minus reference, 0 minus reference where the p
 
 Decisions
 ---------
-- Labels other than 0, 1, 2 in a prediction, fractions and NaN included: a voxel belongs to a structure where its value
-  equals the label exactly, as for the organisers; the others are background, with a warning. In a reference they are an
-  error (`bad_reference`): a map with a label 3 is another year's and would be scored wrongly in silence.
+- Labels other than 0, 1, 2 in a prediction, fractions included: a voxel belongs to a structure where its value equals
+  the label exactly, as for the organisers; the others are background, with a warning. In a reference they are an error
+  (`bad_reference`): a map with a label 3 is another year's and would be scored wrongly in silence. NaN and infinity
+  are no labels: such a file is refused.
 - Another shape: refused. The same shape on another grid: scored index by index as the organisers do, with a warning
   that names both geometries; refused under `strict_geometry`.
 - Spacing is the reference header's, right for oblique scans (the organisers take the affine's diagonal).
-- Files without a reference are listed in `extra` and not scored. Two spellings of one case's file are an error, since
-  nobody knows which one is meant.
+- Files without a reference are listed in `extra` and not scored. A file whose name is nearly right (`_label.nii.gz`,
+  `_Label.nii`) does not count: its case is missing, and the note names it. Two spellings of one case's file are a
+  `ValueError` before anything is scored, since nobody knows which one is meant. Hidden files are not looked at.
+
+Memory: one case at a time in each process, its reference's masks and one prediction: about 0.4 GB for 512 x 512 x 120
+voxels of uint8, 1 GB of float64, whatever the number of cases and teams.
 
 JSON (`to_json`, `from_json`; undefined values are null)
 ---------------------------------------------------------
@@ -59,16 +64,32 @@ CSV (`write_csv`, `read_csv`): the organisers' columns first, ours behind; an un
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import multiprocessing
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
 
-from evaluation.contract import STRUCTURES, Structure
-from evaluation.images import written_whole
+from evaluation.contract import LABEL_SUFFIX, STRUCTURES, Structure, files_by_case, label_file, sorted_cases
+from evaluation.images import CaseError, Geometry, geometry_of, read_image, written_whole
+from evaluation.metrics import (
+    CHALLENGE_ASSD,
+    AssdDefinition,
+    Mask,
+    assd_mm,
+    count_overlap,
+    dice,
+    hd95_mm,
+    surface_distances,
+    volume_mm3,
+)
 
 # The organisers' ASSD of a class that the prediction leaves empty. Source: CrossMoDA2022-Evaluation-code, scores.py.
 EMPTY_DISTANCE_MM = 350.0
@@ -76,6 +97,10 @@ EMPTY_DICE = 0.0
 
 JSON_FORMAT = "crossmoda-grl scores"
 JSON_VERSION = 1
+
+# A foreign label map may have thousands of values; the first few tell what it is.
+_LABELS_SHOWN = 5
+_NEARLY_A_LABEL = re.compile(r"(?P<case>.+)_label\.nii(\.gz)?", re.IGNORECASE)
 
 # What is averaged over a cohort, in the order of tables.
 METRICS = ("dice", "assd_mm", "hd95_mm", "volume_error_mm3")
@@ -91,6 +116,11 @@ class Status(StrEnum):
     EMPTY_REFERENCE = "empty_reference"
     BOTH_EMPTY = "both_empty"
     BAD_REFERENCE = "bad_reference"
+
+    @property
+    def unscored(self) -> bool:
+        """Whether Dice and distances are undefined, because the reference gives nothing to compare with."""
+        return self in (Status.EMPTY_REFERENCE, Status.BOTH_EMPTY, Status.BAD_REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,350 @@ class CohortScores:
     def failed(self) -> list[CaseScores]:
         """Cases whose prediction was refused or whose reference could not be used; `problem` says why."""
         return [result for result in self.results if result.problem is not None and result.case not in self.missing]
+
+
+def score_masks(
+    reference: Mask, prediction: Mask, spacing_mm: Sequence[float], asd: AssdDefinition = CHALLENGE_ASSD
+) -> StructureScores:
+    """Score one structure: computed where both masks hold voxels, else by the rules of the module's docstring.
+
+    Args:
+        reference: bool (D, H, W).
+        prediction: bool (D, H, W).
+        spacing_mm: voxel spacing in mm: z, y, x.
+        asd: which ASSD, see `metrics.assd_mm`.
+
+    Raises:
+        ValueError: a mask is not bool, the shapes differ, or a spacing is not finite and positive.
+    """
+    overlap = count_overlap(reference, prediction)
+    reference_mm3 = volume_mm3(overlap.reference_voxels, spacing_mm)
+    prediction_mm3 = volume_mm3(overlap.prediction_voxels, spacing_mm)
+    if overlap.reference_voxels and overlap.prediction_voxels:
+        distances = surface_distances(reference, prediction, spacing_mm)
+        return StructureScores(
+            status=Status.SCORED,
+            dice=dice(overlap),
+            assd_mm=assd_mm(distances, asd),
+            hd95_mm=hd95_mm(distances),
+            reference_volume_mm3=reference_mm3,
+            prediction_volume_mm3=prediction_mm3,
+            volume_error_mm3=prediction_mm3 - reference_mm3,
+        )
+    if overlap.reference_voxels:
+        return _empty_scores(Status.EMPTY_PREDICTION, reference_mm3)
+    return StructureScores(
+        status=Status.EMPTY_REFERENCE if overlap.prediction_voxels else Status.BOTH_EMPTY,
+        reference_volume_mm3=reference_mm3,
+        prediction_volume_mm3=prediction_mm3,
+        volume_error_mm3=prediction_mm3,
+    )
+
+
+def _empty_scores(status: Status, reference_mm3: float) -> StructureScores:
+    return StructureScores(
+        status=status,
+        dice=EMPTY_DICE,
+        assd_mm=EMPTY_DISTANCE_MM,
+        hd95_mm=EMPTY_DISTANCE_MM,
+        reference_volume_mm3=reference_mm3,
+        prediction_volume_mm3=0.0,
+        volume_error_mm3=-reference_mm3,
+    )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A reference that has been read and checked: masks bool (D, H, W) by `Structure.key`."""
+
+    masks: Mapping[str, Mask]
+    geometry: Geometry
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, ...]:
+        return self.geometry.spacing_mm[::-1]
+
+
+def score_case(
+    case: str,
+    reference: Path,
+    prediction: Path | None,
+    *,
+    asd: AssdDefinition = CHALLENGE_ASSD,
+    strict_geometry: bool = False,
+) -> CaseScores:
+    """Score one prediction file against one reference file; whatever is wrong with a file becomes part of the result.
+
+    Args:
+        case: the case's name.
+        reference: label map with the labels of the contract, of any numeric type.
+        prediction: label map on the same grid; None where there is none.
+        asd: which ASSD, see `metrics.assd_mm`.
+        strict_geometry: refuse a prediction whose grid lies elsewhere, instead of scoring it index by index.
+    """
+    [scores] = _score_predictions(case, reference, [prediction], asd, strict_geometry)
+    return scores
+
+
+def _score_predictions(
+    case: str, reference: Path, predictions: Sequence[Path | None], asd: AssdDefinition, strict_geometry: bool
+) -> list[CaseScores]:
+    """Score several teams' predictions of one case; the reference is read once."""
+    try:
+        known = _read_reference(reference)
+    except CaseError as error:
+        unscored = {structure.key: StructureScores(Status.BAD_REFERENCE) for structure in STRUCTURES}
+        return [CaseScores(case, unscored, problem=f"reference {error}") for _ in predictions]
+    return [_score_prediction(case, known, prediction, asd, strict_geometry) for prediction in predictions]
+
+
+def _score_prediction(
+    case: str, reference: _Reference, prediction: Path | None, asd: AssdDefinition, strict_geometry: bool
+) -> CaseScores:
+    if prediction is None:
+        problem = f"{label_file(case)}: expected a label map, got no such file; scored as empty"
+        return CaseScores(case, _scores_without(reference, Status.MISSING), problem=problem)
+    warnings: list[str] = []
+    try:
+        masks = _read_prediction(prediction, reference.geometry, strict_geometry, warnings)
+    except CaseError as error:
+        return CaseScores(case, _scores_without(reference, Status.REFUSED), problem=f"{error}; scored as empty")
+    structures = {
+        key: score_masks(mask, masks[key], reference.spacing_zyx_mm, asd) for key, mask in reference.masks.items()
+    }
+    return CaseScores(case, structures, warnings=tuple(warnings))
+
+
+def _scores_without(reference: _Reference, status: Status) -> dict[str, StructureScores]:
+    """Score a prediction that cannot be used: as empty, but for structures that the reference lacks too."""
+    scores = {}
+    for key, mask in reference.masks.items():
+        voxels = int(np.count_nonzero(mask))
+        reference_mm3 = volume_mm3(voxels, reference.spacing_zyx_mm)
+        lacking = StructureScores(
+            Status.BOTH_EMPTY, reference_volume_mm3=0.0, prediction_volume_mm3=0.0, volume_error_mm3=0.0
+        )
+        scores[key] = _empty_scores(status, reference_mm3) if voxels else lacking
+    return scores
+
+
+def _read_reference(path: Path) -> _Reference:
+    image = read_image(path)
+    values = sitk.GetArrayViewFromImage(image)
+    masks = _masks_of(values)
+    foreign = _foreign_labels(values, masks)
+    if foreign:
+        raise CaseError(
+            f"{path.name}: expected the labels {_label_list()}, got {foreign}; give the reference of 2021 or 2022"
+        )
+    return _Reference(masks=masks, geometry=geometry_of(image))
+
+
+def _read_prediction(path: Path, expected: Geometry, strict_geometry: bool, warnings: list[str]) -> dict[str, Mask]:
+    image = read_image(path)
+    geometry = geometry_of(image)
+    if geometry.size_xyz != expected.size_xyz:
+        raise CaseError(
+            f"{path.name}: expected the reference's size {_sides(expected)}, got {_sides(geometry)}; "
+            "write the label map on the scan's own grid"
+        )
+    if not geometry.same_place(expected):
+        message = f"{path.name}: expected the reference's grid, {expected}, got {geometry}"
+        if strict_geometry:
+            raise CaseError(f"{message}; write the label map on the scan's own grid")
+        warnings.append(f"{message}; scored index by index, as the challenge does")
+    values = sitk.GetArrayViewFromImage(image)
+    masks = _masks_of(values)
+    foreign = _foreign_labels(values, masks)
+    if foreign:
+        warnings.append(f"{path.name}: expected the labels {_label_list()}, got {foreign}; counted as background")
+    return masks
+
+
+def _masks_of(values: NDArray[Any]) -> dict[str, Mask]:
+    return {structure.key: np.asarray(values == structure.label) for structure in STRUCTURES}
+
+
+def _foreign_labels(values: NDArray[Any], masks: Mapping[str, Mask]) -> str:
+    """Name the values that are neither background nor a label, and how many voxels have them; empty without any."""
+    foreign = np.count_nonzero(values) - sum(np.count_nonzero(mask) for mask in masks.values())
+    if foreign == 0:
+        return ""
+    odd = values != 0
+    for mask in masks.values():
+        odd &= ~mask
+    kinds = np.unique(values[odd])
+    shown = ", ".join(f"{kind:g}" for kind in kinds[:_LABELS_SHOWN].tolist())
+    more = f" and {len(kinds) - _LABELS_SHOWN} more" if len(kinds) > _LABELS_SHOWN else ""
+    return f"also {shown}{more} in {foreign} voxels"
+
+
+def _label_list() -> str:
+    return ", ".join(["0", *(str(structure.label) for structure in STRUCTURES)])
+
+
+def _sides(geometry: Geometry) -> str:
+    return " x ".join(map(str, geometry.size_xyz))
+
+
+def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
+    """Tell whose predictions a folder holds: one team's label maps, or one folder of label maps per team.
+
+    A folder with label maps directly in it is one team's, named `team` or after the folder. Else every folder in it
+    is a team's, if at least one of them holds label maps. A folder with neither is one team's that handed in nothing.
+
+    Returns:
+        Folders by team, sorted by name.
+
+    Raises:
+        ValueError: there are label maps both in the folder and in folders in it, or `team` names several teams.
+        OSError: a folder cannot be listed.
+    """
+    inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    holding = [folder for folder in inside if _label_files(folder)]
+    if _label_files(prediction) or not holding:
+        if holding:
+            raise ValueError(
+                f"{prediction}: expected label maps or folders of teams, got both, with label maps in "
+                f"{holding[0].name}; give the folder that is meant"
+            )
+        return {team or prediction.resolve().name: prediction}
+    if team is not None:
+        raise ValueError(
+            f"{prediction}: expected one team's label maps for the team {team!r}, got folders of {len(inside)} teams; "
+            "leave the name out, the folders' names are taken"
+        )
+    return {folder.name: folder for folder in inside}
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """Find a folder's label maps by case, refusing two spellings of one.
+
+    Raises:
+        ValueError: two files stand for one case.
+        OSError: the folder cannot be listed.
+    """
+    found = {case: path for case, path in files_by_case(folder, LABEL_SUFFIX).items() if not case.startswith(".")}
+    spellings: dict[str, list[str]] = {}
+    for case, name in (*((case, path.name) for case, path in found.items()), *_misspelt(folder)):
+        spellings.setdefault(case.casefold(), []).append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            raise ValueError(
+                f"{folder}: expected one label map per case, got {' and '.join(sorted(names))}; remove all but one"
+            )
+    return found
+
+
+def _misspelt(folder: Path) -> Iterator[tuple[str, str]]:
+    """Find what was probably meant as a label map: (case, file name)."""
+    for entry in folder.iterdir():
+        match = _NEARLY_A_LABEL.fullmatch(entry.name)
+        if match and not entry.name.endswith(LABEL_SUFFIX) and not entry.name.startswith("."):
+            yield match["case"], entry.name
+
+
+def score_cohort(
+    reference: Path,
+    prediction: Path,
+    team: str,
+    *,
+    asd: AssdDefinition = CHALLENGE_ASSD,
+    strict_geometry: bool = False,
+    jobs: int = 1,
+    on_case: Callable[[int, int, str], None] | None = None,
+) -> CohortScores:
+    """Score one team's folder of label maps; see `score_cohorts`."""
+    [cohort] = score_cohorts(
+        reference, {team: prediction}, asd=asd, strict_geometry=strict_geometry, jobs=jobs, on_case=on_case
+    )
+    return cohort
+
+
+def score_cohorts(
+    reference: Path,
+    predictions: Mapping[str, Path],
+    *,
+    asd: AssdDefinition = CHALLENGE_ASSD,
+    strict_geometry: bool = False,
+    jobs: int = 1,
+    on_case: Callable[[int, int, str], None] | None = None,
+) -> list[CohortScores]:
+    """Score each team's folder of label maps against a folder of references, case by case.
+
+    Args:
+        reference: folder of `{case}_Label.nii.gz`; its cases are the cohort.
+        predictions: folder of `{case}_Label.nii.gz` by team.
+        asd: which ASSD, see `metrics.assd_mm`.
+        strict_geometry: refuse predictions whose grid lies elsewhere than the reference's.
+        jobs: processes to spread the cases over; above 1 the caller's main module is imported in each.
+        on_case: called with the number of cases done, of all cases, and the case, as each is done.
+
+    Returns:
+        One record per team, in the order given, the same for any number of jobs.
+
+    Raises:
+        ValueError: the reference holds no label map, a case has two files, or `jobs` is less than 1.
+        OSError: a folder cannot be listed.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}; give the number of processes")
+    references = _label_files(reference)
+    if not references:
+        raise ValueError(f"{reference}: expected label maps named *{LABEL_SUFFIX}, got none; check the folder")
+    found = {team: _label_files(folder) for team, folder in predictions.items()}
+    tasks = [
+        (case, references[case], [found[team].get(case) for team in predictions], asd, strict_geometry)
+        for case in sorted_cases(references)
+    ]
+    scored: dict[str, list[CaseScores]] = {}
+    for done, (case, results) in enumerate(_run_tasks(tasks, min(jobs, len(tasks))), start=1):
+        scored[case] = results
+        if on_case is not None:
+            on_case(done, len(tasks), case)
+    return [
+        CohortScores(
+            team=team,
+            results=tuple(_hint(scored[case][index], folder) for case in sorted_cases(references)),
+            metadata=Metadata(str(asd), str(reference), str(folder), strict_geometry),
+            extra=tuple(
+                [path.name for case, path in found[team].items() if case not in references]
+                + sorted(name for _, name in _misspelt(folder))
+            ),
+        )
+        for index, (team, folder) in enumerate(predictions.items())
+    ]
+
+
+_Task = tuple[str, Path, Sequence[Path | None], AssdDefinition, bool]
+
+
+def _run_tasks(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[str, list[CaseScores]]]:
+    """Yield each case's scores as they come."""
+    if jobs == 1:
+        for task in tasks:
+            yield task[0], _score_predictions(*task)
+        return
+    # Spawned, not forked: ITK has threads, which a fork would leave half alive.
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    try:
+        cases = {pool.submit(_score_predictions, *task): task[0] for task in tasks}
+        for future in as_completed(cases):
+            yield cases.pop(future), future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _use_one_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _hint(result: CaseScores, folder: Path) -> CaseScores:
+    """Name the file that was probably meant where a case is missing."""
+    meant = [name for case, name in _misspelt(folder) if case.casefold() == result.case.casefold()]
+    if result.problem is None or not meant or any(s.status is Status.REFUSED for s in result.structures.values()):
+        return result
+    return replace(result, problem=f"{result.problem} (found {meant[0]}: rename it to {label_file(result.case)})")
 
 
 def summarise(values: Iterable[float | None]) -> Summary:
@@ -369,11 +743,10 @@ def _scores_from(row: Mapping[str, str | None], structure: Structure, where: str
         raise ValueError(
             f"{where}: {structure.title}_{_STATUS}: expected one of {', '.join(Status)}, got {name!r}; mend the cell"
         ) from error
-    unscored = status in (Status.EMPTY_REFERENCE, Status.BOTH_EMPTY, Status.BAD_REFERENCE)
     for column, field in _CHALLENGE_FIELDS.items():
-        if (values[field] is None) != unscored:
+        if (values[field] is None) != status.unscored:
             raise ValueError(
-                f"{where}: {structure.title}_{column}: expected {'no value' if unscored else 'a number'} with the "
+                f"{where}: {structure.title}_{column}: expected {'no value' if status.unscored else 'a number'} with the "
                 f"status {status}, got {values[field]}; fill or empty the cell"
             )
     return StructureScores(status=status, **values)
