@@ -1,0 +1,84 @@
+"""The adversary: gradient reversal and the domain classifier behind it.
+
+Source: Kondo 2021, Section 2; Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17, 2016.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.config import OURS
+
+
+class _GradientReversal(torch.autograd.Function):
+    """The identity going forward, minus `weight` times the gradient going back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: float) -> torch.Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return -ctx.weight * gradients[0], None
+
+
+def reverse_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return `x` of any shape as it is; its gradient is `-weight` times the one that comes back.
+
+    Source: Ganin et al., Section 3; Kondo 2021, Section 2.
+    """
+    return _GradientReversal.apply(x, weight)
+
+
+def reversal_weight(progress: float, maximum: float = OURS.reversal_maximum) -> float:
+    """Return the gradient reversal's weight when a fraction `progress` of the adaptation is done: Ganin's ramp.
+
+    It is `maximum * (2 / (1 + exp(-10 progress)) - 1)`: 0 at the start, 0.46 of the maximum after a tenth,
+    0.99 halfway.
+
+    Raises:
+        ValueError: `progress` is not in [0, 1].
+
+    Source: Ganin et al., Section 5.2.2; our choice, because the paper cites them for the layer and states no schedule.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress: expected the fraction of the adaptation done, in [0, 1], got {progress}")
+    return maximum * (2 / (1 + math.exp(-10 * progress)) - 1)
+
+
+class DomainClassifier(nn.Module):
+    """Tell source from target by the encoder's features: reversal, pooling, three fully connected layers, one logit.
+
+    The features are averaged onto a small fixed grid before the first layer (our choice: flattening 128 x 16^3 of them
+    would make 524,288 inputs, nearly all of the model's weights). No sigmoid: the loss takes logits.
+
+    Source: Kondo 2021, Section 2, "fed into three fully connected layers which is the domain classifier".
+    """
+
+    def __init__(self, channels: int = 128, grid: int = OURS.domain_grid, hidden: tuple[int, int] = (128, 64)) -> None:
+        """Make the classifier.
+
+        Args:
+            channels: of the features.
+            grid: side of the cubic grid that the features are averaged onto.
+            hidden: widths of the first two layers, ours.
+        """
+        super().__init__()
+        first, second = hidden
+        self.grid = grid
+        self.layers = nn.Sequential(
+            nn.Linear(channels * grid**3, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1)
+        )
+
+    def forward(self, features: torch.Tensor, weight: float) -> torch.Tensor:
+        """Return one logit a patch, `(N,)`, above 0 for the target, for features `(N, channels, d, h, w)`.
+
+        `weight` is the gradient reversal's, passed at every call so that no schedule is computed and then forgotten.
+        """
+        reversed_features = reverse_gradient(features, weight)
+        pooled = functional.adaptive_avg_pool3d(reversed_features, self.grid)
+        return self.layers(pooled.flatten(1)).squeeze(1)
