@@ -1,0 +1,93 @@
+"""Eq. 1 and Eq. 2, with their parts by name.
+
+Source: Kondo 2021, Section 2.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from pipeline.config import PAPER
+
+# Added to the Dice loss's numerator and denominator. In voxels: next to nothing beside any structure of ours.
+SMOOTHING = 1.0
+
+
+class SupervisedLoss(NamedTuple):
+    """Eq. 1, `total = cross_entropy + w_d * dice`: scalars."""
+
+    cross_entropy: torch.Tensor
+    dice: torch.Tensor
+    total: torch.Tensor
+
+
+class AdaptationLoss(NamedTuple):
+    """Eq. 2, `total = supervised.total + domain`: scalars."""
+
+    supervised: SupervisedLoss
+    domain: torch.Tensor
+    total: torch.Tensor
+
+
+def soft_dice_loss(probability: torch.Tensor, mask: torch.Tensor, smoothing: float = SMOOTHING) -> torch.Tensor:
+    """Return 1 - the soft Dice of a structure's probability and its mask, both `(N, D, H, W)`, over the whole batch.
+
+    ::
+
+        1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)        sums over every voxel of every patch, s the smoothing
+
+    The sums run over the batch (our choice), because a Dice of each patch alone pushes to background at every patch
+    without the structure, and the network collapses. An empty patch so adds its false positives to the batch's. A batch
+    without any structure yields 1 - s / (sum(p) + s): 0 where nothing is predicted, nearly 1 where much is.
+    """
+    g = mask.to(probability.dtype)
+    overlap = (probability * g).sum()
+    return 1 - (2 * overlap + smoothing) / (probability.sum() + g.sum() + smoothing)
+
+
+def supervised_loss(logits: torch.Tensor, mask: torch.Tensor, dice_weight: float = PAPER.dice_weight) -> SupervisedLoss:
+    """Return L_S = L_c + w_d L_d for logits `(N, 2, D, H, W)` and the structure's mask `(N, D, H, W)`, bool.
+
+    The cross entropy is the mean over all voxels, the Dice loss that of the structure's channel. Both are computed in
+    float32, whatever autocast is doing: sums over a million voxels do not fit half precision.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+
+    Source: Eq. 1.
+    """
+    if logits.ndim != 5 or logits.shape[1] != 2 or mask.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            "supervised loss: expected logits (N, 2, D, H, W) and a mask (N, D, H, W), "
+            f"got {tuple(logits.shape)} and {tuple(mask.shape)}"
+        )
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        cross_entropy = functional.cross_entropy(logits, mask.long())
+        dice = soft_dice_loss(logits.softmax(dim=1)[:, 1], mask)
+        return SupervisedLoss(cross_entropy, dice, cross_entropy + dice_weight * dice)
+
+
+def domain_loss(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+    """Return L_b, the mean binary cross entropy of the domain logits `(N,)` and `is_target` `(N,)` bool, in float32.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Source: Section 2, "the binary cross entropy loss, for both of source and target data".
+    """
+    if logits.shape != is_target.shape:
+        raise ValueError(
+            f"domain loss: expected one logit a patch, {tuple(is_target.shape)}, got {tuple(logits.shape)}"
+        )
+    with torch.autocast(logits.device.type, enabled=False):
+        return functional.binary_cross_entropy_with_logits(logits.float(), is_target.float())
+
+
+def adaptation_loss(supervised: SupervisedLoss, domain: torch.Tensor) -> AdaptationLoss:
+    """Return L_D = L_S + L_b, from the supervised loss of the source patches and the domain loss of all.
+
+    Source: Eq. 2.
+    """
+    return AdaptationLoss(supervised, domain, supervised.total + domain)
