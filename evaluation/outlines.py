@@ -47,7 +47,8 @@ class Field:
 def most_telling_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
     """Return the axial slice on which two masks disagree most, of those that hold both where there are such.
 
-    Of equals it is the one with most of the reference; with nothing to see, the middle one.
+    Of equals it is the one with most of the reference, then the one nearest to its middle; with nothing to see, the
+    middle one of all.
 
     Args:
         reference: bool `(D, H, W)`.
@@ -65,7 +66,9 @@ def most_telling_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
     if not differing.any() and not wanted.any():
         return len(reference) // 2
     both = (wanted > 0) & prediction.any(axis=(1, 2))
-    return int(np.lexsort((wanted, differing, both))[-1])
+    middle = np.flatnonzero(wanted + differing).mean()
+    nearness = -np.abs(np.arange(len(reference)) - middle)
+    return int(np.lexsort((nearness, wanted, differing, both))[-1])
 
 
 def field_round(

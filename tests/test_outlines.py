@@ -84,6 +84,8 @@ def test_most_telling_slice_holds_both_where_it_can() -> None:
     prediction[3] = False
     assert most_telling_slice(reference, prediction) == 2
     assert most_telling_slice(reference, reference) == 2
+    reference[:3], reference[3] = reference[2], False
+    assert most_telling_slice(reference, np.zeros_like(reference)) == 1
     prediction[5, 0, 0] = True
     assert most_telling_slice(np.zeros_like(prediction), prediction) == 5
     assert most_telling_slice(np.zeros_like(prediction), np.zeros_like(prediction)) == 3
