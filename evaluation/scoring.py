@@ -746,8 +746,8 @@ def _scores_from(row: Mapping[str, str | None], structure: Structure, where: str
     for column, field in _CHALLENGE_FIELDS.items():
         if (values[field] is None) != status.unscored:
             raise ValueError(
-                f"{where}: {structure.title}_{column}: expected {'no value' if status.unscored else 'a number'} with the "
-                f"status {status}, got {values[field]}; fill or empty the cell"
+                f"{where}: {structure.title}_{column}: expected {'no value' if status.unscored else 'a number'} "
+                f"with the status {status}, got {values[field]}; fill or empty the cell"
             )
     return StructureScores(status=status, **values)
 

@@ -1,0 +1,369 @@
+"""The challenge's ranking, how stable it is, and which differences between teams hold.
+
+Per case and metric a team's rank is 1 + the number of teams strictly better, so that ties share the smaller rank. A
+case's cumulative rank is the mean of its metrics' ranks, a team's score the mean of its cumulative ranks over the
+cases, and teams are ranked by score, smallest first.
+
+Source: CrossMoDA2022-Evaluation-code, ranking.py; Dorent et al., CrossMoDA 2021 challenge, Medical Image Analysis 2023.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from evaluation.contract import STRUCTURES, sorted_cases
+from evaluation.scoring import CohortScores
+
+Values = NDArray[np.float64]
+Ranks = NDArray[np.int64]
+
+JSON_FORMAT = "crossmoda-grl ranking"
+JSON_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RankedMetric:
+    """One of the four metrics that are ranked: its column in a score file, and where it is found."""
+
+    column: str
+    kind: str
+    structure: str
+    field: str
+    higher_is_better: bool
+
+
+METRICS = tuple(
+    RankedMetric(f"{structure.title}_{kind}", kind, structure.key, field, higher)
+    for structure in STRUCTURES
+    for kind, field, higher in (("Dice", "dice", True), ("ASSD", "assd_mm", False))
+)
+# What a ranking may rest on, by name: the challenge's, and its two halves. Source: ranking.py, step 7.
+SUBSETS: Mapping[str, tuple[str, ...]] = {
+    "Dice and ASSD": ("Dice", "ASSD"),
+    "Dice": ("Dice",),
+    "ASSD": ("ASSD",),
+}
+CHALLENGE_SUBSET = "Dice and ASSD"
+CHALLENGE_SCHEME = "rank-then-mean"
+
+# What pairs of teams are compared by: the cumulative rank, and each metric by its column.
+CUMULATIVE_RANK = "cumulative rank"
+
+_CASES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of several teams on the same cases: `values` float64 (cases, teams, `METRICS`).
+
+    NaN where the reference gives nothing to compare with: for all teams alike, never for all metrics of a case.
+    """
+
+    teams: tuple[str, ...]
+    cases: tuple[str, ...]
+    values: Values
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SubsetRanking:
+    """A ranking by some of the metrics and its bootstrap; teams in the order of `Ranking.teams`.
+
+    Attributes:
+        scores: float64 (teams), mean cumulative rank.
+        ranks: int64 (teams), ties share the smaller.
+        sample_ranks: int64 (samples, teams).
+        taus: float64 (samples), Kendall's tau-b of each sample's ranking against `ranks`; NaN where all teams tie.
+    """
+
+    scores: Values
+    ranks: Ranks
+    sample_ranks: Ranks
+    taus: Values
+
+    @property
+    def frequencies(self) -> Values:
+        """Share of the samples in which a team (row) has a rank (column, rank 1 first): float64 (teams, teams)."""
+        possible = np.arange(1, len(self.ranks) + 1)
+        return (self.sample_ranks[:, :, None] == possible).mean(axis=0)
+
+    @property
+    def intervals(self) -> Ranks:
+        """Smallest and largest rank of each team over the middle 95 % of the samples: int64 (teams, 2)."""
+        return np.percentile(self.sample_ranks, [2.5, 97.5], axis=0, method="inverted_cdf").T.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The challenge's ranking and what is shown beside it.
+
+    Attributes:
+        teams: best first; teams of equal score by name.
+        cases: in the order of `contract.sorted_cases`.
+        metric_ranks: float64 (cases, teams, `METRICS`), NaN where not scored.
+        case_ranks: float64 (cases, teams), each case's cumulative rank.
+        scores: float64 (teams), the final score.
+        ranks: int64 (teams), the final rank.
+        schemes: int64 (teams) by scheme, the challenge's `rank-then-mean` first.
+        subsets: by the names of `SUBSETS`, the challenge's first.
+        p_values: float64 (teams, teams) by `CUMULATIVE_RANK` and metric column; symmetric, 1 on the diagonal.
+        notes: what was left out, for the reader.
+    """
+
+    teams: tuple[str, ...]
+    cases: tuple[str, ...]
+    metric_ranks: Values
+    case_ranks: Values
+    scores: Values
+    ranks: Ranks
+    schemes: Mapping[str, Ranks]
+    subsets: Mapping[str, SubsetRanking]
+    p_values: Mapping[str, Values]
+    notes: tuple[str, ...] = ()
+
+
+def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
+    """Lay cohorts out as a table; a team's cases may come in several cohorts.
+
+    A structure that no team was scored on in a case is left out there; a case with neither is left out, with a note.
+
+    Raises:
+        ValueError: no scores, a case twice for a team, teams that lack cases which others have, or a structure scored
+            for some teams only. The message lists what is missing.
+    """
+    scores: dict[str, dict[str, list[float]]] = {}
+    for cohort in cohorts:
+        cases = scores.setdefault(cohort.team, {})
+        for result in cohort.results:
+            if result.case in cases:
+                raise ValueError(
+                    f"scores: expected each case once per team, got {result.case} of {cohort.team} again; "
+                    "give each score file once"
+                )
+            found = (getattr(result.structures[metric.structure], metric.field) for metric in METRICS)
+            cases[result.case] = [np.nan if value is None else value for value in found]
+    teams, cases_of_all = sorted(scores), sorted_cases({case for cases in scores.values() for case in cases})
+    if not teams or not cases_of_all:
+        raise ValueError("scores: expected at least one team with one case, got none; score a cohort first")
+    _refuse_ragged({team: [case for case in cases_of_all if case not in scores[team]] for team in teams})
+    values = np.array([[scores[team][case] for team in teams] for case in cases_of_all], dtype=np.float64)
+    _refuse_partly_scored(values, cases_of_all, teams)
+    empty = np.asarray(np.isnan(values).all(axis=(1, 2)))
+    if empty.all():
+        raise ValueError("scores: expected a case with a score, got none; check the references")
+    notes = []
+    if empty.any():
+        left_out = [case for case, out in zip(cases_of_all, empty, strict=True) if out]
+        notes.append(f"left out, because no structure is scored there: {', '.join(left_out)}")
+    kept = tuple(case for case, out in zip(cases_of_all, empty, strict=True) if not out)
+    return ScoreTable(teams=tuple(teams), cases=kept, values=values[~empty], notes=tuple(notes))
+
+
+def _refuse_ragged(absent: Mapping[str, Sequence[str]]) -> None:
+    lines = [f"{team} lacks {_shown(cases)}" for team, cases in absent.items() if cases]
+    if lines:
+        raise ValueError(
+            f"scores: expected the same cases of every team; {'; '.join(lines)}; score them or leave them out for all"
+        )
+
+
+def _refuse_partly_scored(values: Values, cases: Sequence[str], teams: Sequence[str]) -> None:
+    unscored = np.isnan(values)
+    partly = unscored.any(axis=1) & ~unscored.all(axis=1)
+    lines = [
+        f"{cases[case]} {METRICS[metric].column} is missing for "
+        f"{', '.join(team for team, out in zip(teams, unscored[case, :, metric], strict=True) if out)}"
+        for case, metric in np.argwhere(partly)
+    ]
+    if lines:
+        raise ValueError(
+            f"scores: expected a structure to be scored for every team or for none; {_shown(lines, '; ')}; "
+            "score all teams against the same references"
+        )
+
+
+def _shown(items: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(items) - _CASES_SHOWN} more" if len(items) > _CASES_SHOWN else ""
+    return separator.join(items[:_CASES_SHOWN]) + more
+
+
+def rank_teams(table: ScoreTable, rng: np.random.Generator, samples: int = 1000) -> Ranking:
+    """Rank teams by the challenge's rules, and judge the ranking.
+
+    Args:
+        table: at least one team and one case.
+        rng: draws the bootstrap samples; every subset of the metrics sees the same ones.
+        samples: bootstrap samples, each of as many cases as there are, drawn with replacement.
+
+    Raises:
+        ValueError: `samples` is less than 1.
+
+    Source: CrossMoDA2022-Evaluation-code, ranking.py. There, Kendall's tau counts teams of equal final score as ranked
+    in the order they stand; here they tie.
+    """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}; give the number of bootstrap samples")
+    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in METRICS])
+    metric_ranks = np.where(np.isnan(table.values), np.nan, smaller_ranks(-table.values * better, axis=1))
+    final = np.nanmean(metric_ranks, axis=2).mean(axis=0)
+    order = sorted(range(len(table.teams)), key=lambda team: (final[team], table.teams[team]))
+    values, metric_ranks = table.values[:, order], metric_ranks[:, order]
+
+    case_ranks = {
+        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in METRICS]], axis=2)
+        for name, kinds in SUBSETS.items()
+    }
+    weights = _sample_weights(len(table.cases), samples, rng)
+    subsets = {name: _bootstrap(ranks, weights) for name, ranks in case_ranks.items()}
+    compared = {CUMULATIVE_RANK: case_ranks[CHALLENGE_SUBSET]} | {
+        metric.column: values[..., index] for index, metric in enumerate(METRICS)
+    }
+    return Ranking(
+        teams=tuple(table.teams[team] for team in order),
+        cases=table.cases,
+        metric_ranks=metric_ranks,
+        case_ranks=case_ranks[CHALLENGE_SUBSET],
+        scores=subsets[CHALLENGE_SUBSET].scores,
+        ranks=subsets[CHALLENGE_SUBSET].ranks,
+        schemes=_rank_by_schemes(values * better, metric_ranks, subsets[CHALLENGE_SUBSET].ranks),
+        subsets=subsets,
+        p_values={name: pairwise_p_values(by_case) for name, by_case in compared.items()},
+        notes=table.notes,
+    )
+
+
+def smaller_ranks(values: Values, axis: int) -> Ranks:
+    """Rank values along an axis, smallest first: 1 + the number of strictly smaller ones. NaN is ranked 1.
+
+    Source: ranking.py, step 1 ("using minimum rank").
+    """
+    moved = np.moveaxis(values, axis, -1)
+    ranks = 1 + (moved[..., None, :] < moved[..., :, None]).sum(axis=-1)
+    return np.moveaxis(ranks, -1, axis).astype(np.int64)
+
+
+def _rank_by_schemes(goodness: Values, metric_ranks: Values, final: Ranks) -> dict[str, Ranks]:
+    """Rank by the challenge's scheme and its alternatives; `goodness` (cases, teams, metrics), larger is better.
+
+    Source: ranking.py, step 6.
+    """
+    scored = ~np.isnan(goodness).all(axis=(0, 1))
+    goodness, teams = goodness[..., scored], goodness.shape[1]
+    all_ranks = np.moveaxis(metric_ranks, 1, 0).reshape(teams, -1)
+    of_means = smaller_ranks(-np.nanmean(goodness, axis=0), axis=0)
+    of_medians = smaller_ranks(-np.nanmedian(goodness, axis=0), axis=0)
+    return {
+        CHALLENGE_SCHEME: final,
+        "rank-then-median": smaller_ranks(np.nanmedian(all_ranks, axis=1), axis=0),
+        "mean-then-rank": smaller_ranks(of_means.mean(axis=1), axis=0),
+        "median-then-rank": smaller_ranks(np.median(of_medians, axis=1), axis=0),
+    }
+
+
+def _sample_weights(cases: int, samples: int, rng: np.random.Generator) -> Values:
+    """Draw bootstrap samples: how often each case is in each, float64 (samples, cases)."""
+    drawn = rng.integers(cases, size=(samples, cases)) + cases * np.arange(samples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=samples * cases).reshape(samples, cases).astype(np.float64)
+
+
+def _bootstrap(case_ranks: Values, weights: Values) -> SubsetRanking:
+    """Rank the cohort and every sample of it, reusing the ranks per case. Source: ranking.py, step 7."""
+    # Ranks per case are multiples of 1/4, so sums are exact and ties are ties.
+    scores = case_ranks.sum(axis=0) / len(case_ranks)
+    ranks = smaller_ranks(scores, axis=0)
+    sample_ranks = smaller_ranks(weights @ case_ranks, axis=1)
+    return SubsetRanking(scores=scores, ranks=ranks, sample_ranks=sample_ranks, taus=kendall_taus(ranks, sample_ranks))
+
+
+def kendall_taus(ranks: Ranks, sample_ranks: Ranks) -> Values:
+    """Return Kendall's tau-b of each row of `sample_ranks` (samples, teams) against `ranks` (teams).
+
+    NaN where all teams tie in either, a single team included.
+    """
+    above, right = np.triu_indices(len(ranks), k=1)
+    signs = np.sign(ranks[above] - ranks[right])
+    sample_signs = np.sign(sample_ranks[:, above] - sample_ranks[:, right])
+    untied = np.sqrt(np.count_nonzero(signs) * np.count_nonzero(sample_signs, axis=1).astype(np.float64))
+    agreement = (signs * sample_signs).sum(axis=1)
+    return np.divide(agreement, untied, out=np.full(len(sample_ranks), np.nan), where=untied > 0)
+
+
+def pairwise_p_values(by_case: Values) -> Values:
+    """Compare every two teams over the cases: Wilcoxon's signed-rank test, two-sided, Holm-corrected over the pairs.
+
+    Args:
+        by_case: float64 (cases, teams); cases with NaN are left out.
+
+    Returns:
+        Corrected p-values, float64 (teams, teams), symmetric, 1 on the diagonal and for teams that never differ.
+    """
+    by_case = by_case[~np.isnan(by_case).any(axis=1)]
+    teams = by_case.shape[1]
+    first, second = np.triu_indices(teams, k=1)
+    raw = np.ones(len(first))
+    for pair, (one, other) in enumerate(zip(first, second, strict=True)):
+        differences = by_case[:, one] - by_case[:, other]
+        if np.any(differences):
+            raw[pair] = stats.wilcoxon(differences).pvalue
+    corrected = np.ones((teams, teams))
+    corrected[first, second] = corrected[second, first] = holm(raw)
+    return corrected
+
+
+def holm(p_values: Values) -> Values:
+    """Correct p-values for their number by Holm's step-down procedure. Source: Holm, Scand. J. Statist. 6, 1979."""
+    order = np.argsort(p_values, kind="stable")
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p_values) else steps
+    return corrected
+
+
+def to_json(ranking: Ranking) -> str:
+    """Write a ranking as JSON: teams best first, ranks and scores by team, NaN as null."""
+    teams = ranking.teams
+
+    def by_team(values: NDArray[np.generic]) -> dict[str, object]:
+        return dict(zip(teams, values.tolist(), strict=True))
+
+    document = {
+        "format": JSON_FORMAT,
+        "version": JSON_VERSION,
+        "teams": list(teams),
+        "cases": list(ranking.cases),
+        "scores": by_team(ranking.scores),
+        "ranks": by_team(ranking.ranks),
+        "schemes": {scheme: by_team(ranks) for scheme, ranks in ranking.schemes.items()},
+        "cumulative_ranks": {
+            case: by_team(ranks) for case, ranks in zip(ranking.cases, ranking.case_ranks, strict=True)
+        },
+        "bootstrap": {
+            name: {
+                "samples": len(subset.taus),
+                "scores": by_team(subset.scores),
+                "ranks": by_team(subset.ranks),
+                "kendall_tau": _tau_summary(subset.taus),
+                "rank_interval_95": by_team(subset.intervals),
+                "rank_frequencies": by_team(subset.frequencies),
+            }
+            for name, subset in ranking.subsets.items()
+        },
+        "p_values_holm": {
+            name: {team: by_team(row) for team, row in zip(teams, values, strict=True)}
+            for name, values in ranking.p_values.items()
+        },
+        "notes": list(ranking.notes),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _tau_summary(taus: Values) -> dict[str, float | None]:
+    defined = taus[~np.isnan(taus)]
+    if not defined.size:
+        return {"mean": None, "median": None, "q1": None, "q3": None, "smallest": None}
+    q1, median, q3 = np.percentile(defined, [25, 50, 75]).tolist()
+    return {"mean": float(defined.mean()), "median": median, "q1": q1, "q3": q3, "smallest": float(defined.min())}
