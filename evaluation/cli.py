@@ -115,6 +115,67 @@ def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: i
 
 
 @evaluate.command()
+@click.argument("scores", type=FILE, nargs=-1, required=True)
+@click.option("--out", type=NEW_FILE, help="Write the report as one HTML page that opens from disk.")
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write the tables as Markdown; - for stdout.",
+)
+@click.option("--reference", type=FOLDER, help="Folder of reference label maps, to draw the worst cases.")
+@click.option("--prediction", type=FOLDER, help="Folder of predicted label maps, or of one such folder per team.")
+@click.option("--scans", type=FOLDER, help="Folder of {case}_hrT2.nii.gz, to draw the worst cases on.")
+@click.option("--worst", type=click.IntRange(min=0), default=4, help="Cases to draw per team.")
+@click.option("--phantom", is_flag=True, help="Say that the scans are phantoms.")
+@click.option("--samples", type=click.IntRange(min=1), default=1000, help="Bootstrap samples of the ranking.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the bootstrap.")
+def report(
+    scores: tuple[Path, ...],
+    out: Path | None,
+    markdown: Path | None,
+    reference: Path | None,
+    prediction: Path | None,
+    scans: Path | None,
+    worst: int,
+    phantom: bool,
+    samples: int,
+    seed: int,
+) -> None:
+    """Report scores: a page with tables, box plots, the worst cases and, with several teams, the ranking.
+
+    SCORES are JSON or CSV files as `evaluate score` writes them, or the organisers' published CSV files. With
+    --reference and --prediction the page shows slices of the worst cases.
+    """
+    if out is None and markdown is None:
+        raise click.UsageError("expected --out FILE or --markdown FILE, got neither; name a file to write")
+    if (reference is None) != (prediction is None) or (scans is not None and reference is None):
+        raise click.UsageError("expected --reference and --prediction to draw the worst cases; give both")
+    from evaluation.figures import draw_worst
+    from evaluation.report import read_scores, render_html, render_markdown, try_ranking
+
+    with told():
+        cohorts = read_scores(scores)
+        ranking, unranked = try_ranking(cohorts, samples=samples, seed=seed)
+        if markdown is not None:
+            text = render_markdown(cohorts, ranking=ranking, unranked=unranked, phantom=phantom)
+            click.echo(text, nl=False) if str(markdown) == "-" else write_text(markdown, text)
+        if out is not None:
+            pictures = []
+            if reference is not None and prediction is not None:
+                with progress_of("drawing") as on_case:
+                    pictures = draw_worst(cohorts, reference, prediction, scans, count=worst, on_case=on_case)
+            page = render_html(
+                cohorts,
+                ranking=ranking,
+                unranked=unranked,
+                pictures=pictures,
+                scans_given=scans is not None,
+                phantom=phantom,
+            )
+            write_text(out, page)
+
+
+@evaluate.command()
 @click.argument("image")
 @click.option("--input", "input_folder", type=FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
 @click.option("--output", "output_folder", type=NEW_FOLDER, required=True, help="Folder for label maps and run.json.")

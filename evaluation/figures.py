@@ -227,6 +227,7 @@ def draw_worst(
     scans: Path | None = None,
     *,
     count: int = 4,
+    on_case: Callable[[int, int, str], None] = lambda done, total, case: None,
 ) -> list[CasePictures]:
     """Draw the worst cases of every team: slices of each structure with the outlines of both label maps.
 
@@ -236,6 +237,7 @@ def draw_worst(
         prediction: the same of one team, or a folder of folders named as the teams.
         scans: folder of `{case}_hrT2.nii.gz`, or None for outlines alone. A case without a scan is drawn without.
         count: cases per team.
+        on_case: called after each case with the cases done, the cases in all, and the case.
 
     Raises:
         ValueError: a folder is missing, or there are several teams and `prediction` has no folder for one of them.
@@ -245,14 +247,17 @@ def draw_worst(
             raise ValueError(f"--{name} {folder}: expected a folder, got none; check the path")
     references = files_by_case(reference, LABEL_SUFFIX)
     images = files_by_case(scans, TARGET_SUFFIX) if scans is not None else {}
+    wanted = [
+        (cohort.team, case, dice, predictions.get(case.case))
+        for cohort in cohorts
+        for predictions in [files_by_case(_team_folder(prediction, cohort.team, len(cohorts)), LABEL_SUFFIX)]
+        for _, case in worst_first([cohort])[:count]
+        if (dice := mean_dice(case)) is not None
+    ]
     drawn = []
-    for cohort in cohorts:
-        predictions = files_by_case(_team_folder(prediction, cohort.team, len(cohorts)), LABEL_SUFFIX)
-        for _, case in worst_first([cohort])[:count]:
-            dice = mean_dice(case)
-            if dice is not None:
-                paths = (references.get(case.case), predictions.get(case.case), images.get(case.case))
-                drawn.append(_draw_case(cohort.team, case, dice, *paths))
+    for done, (team, case, dice, predicted) in enumerate(wanted, start=1):
+        drawn.append(_draw_case(team, case, dice, references.get(case.case), predicted, images.get(case.case)))
+        on_case(done, len(wanted), case.case)
     return drawn
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from evaluation.contract import STRUCTURES
@@ -28,6 +29,15 @@ from evaluation.figures import (
     mean_dice,
     millimetres,
     worst_first,
+)
+from evaluation.ranking import (
+    CHALLENGE_SCHEME,
+    CHALLENGE_SUBSET,
+    CUMULATIVE_RANK,
+    METRICS,
+    Ranking,
+    rank_teams,
+    table_of,
 )
 from evaluation.scoring import (
     EMPTY_DISTANCE_MM,
@@ -157,9 +167,7 @@ def summary_rows(cohort: CohortScores) -> list[dict[str, Any]]:
                 "empty": counts[Status.EMPTY_PREDICTION],
                 "missing": counts[Status.MISSING],
                 "refused": counts[Status.REFUSED],
-                "unscored": sum(
-                    counts[status] for status in (Status.EMPTY_REFERENCE, Status.BOTH_EMPTY, Status.BAD_REFERENCE)
-                ),
+                "unscored": sum(counts[status] for status in Status if status.unscored),
             }
         )
     return rows
@@ -206,7 +214,7 @@ def _cell(value: float | None, decimals: int) -> dict[str, Any]:
     return {"text": decimal(value, decimals), "value": "" if value is None else repr(float(value))}
 
 
-def _notices(cohorts: Sequence[CohortScores], *, phantom: bool) -> list[dict[str, str]]:
+def _notices(cohorts: Sequence[CohortScores], *, phantom: bool, unranked: str | None) -> list[dict[str, str]]:
     notices = []
     if phantom:
         notices.append({"head": "Phantom data.", "text": PHANTOM_TEXT})
@@ -215,6 +223,8 @@ def _notices(cohorts: Sequence[CohortScores], *, phantom: bool) -> list[dict[str
         notices.append({"head": "The teams' ASSD cannot be compared.", "text": f"They are of several kinds. {each}."})
     elif cohorts[0].metadata.asd == "pooled":
         notices.append({"head": "ASSD is not the challenge's.", "text": f"Here it is the {ASSD_TEXT['pooled']}."})
+    if unranked is not None:
+        notices.append({"head": "The teams are not ranked.", "text": unranked})
     return notices
 
 
@@ -264,6 +274,111 @@ def _lead(cohorts: Sequence[CohortScores]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The ranking
+# ----------------------------------------------------------------------------------------------------------------------
+
+SIGNIFICANT = 0.05
+
+
+def try_ranking(
+    cohorts: Sequence[CohortScores], *, samples: int = 1000, seed: int = 0
+) -> tuple[Ranking | None, str | None]:
+    """Rank several teams, or say why they cannot be: a report of ragged scores is of use, a ranking of them is not.
+
+    Returns:
+        The ranking, None for a single team; and why there is none, None where nothing is amiss.
+    """
+    if len(cohorts) < 2:
+        return None, None
+    try:
+        return rank_teams(table_of(cohorts), np.random.default_rng(seed), samples=samples), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _ranking_view(ranking: Ranking) -> dict[str, Any]:
+    """Put a ranking as rows for the page and the Markdown, teams best first."""
+    challenge = ranking.subsets[CHALLENGE_SUBSET]
+    others = {scheme: ranks for scheme, ranks in ranking.schemes.items() if scheme != CHALLENGE_SCHEME}
+    frequencies = challenge.frequencies
+    rows = []
+    for index, team in enumerate(ranking.teams):
+        low, high = (int(edge) for edge in challenge.intervals[index])
+        rows.append(
+            {
+                "team": team,
+                "rank": int(ranking.ranks[index]),
+                "score": f"{ranking.scores[index]:.3f}",
+                "alternatives": [int(ranks[index]) for ranks in others.values()],
+                "interval": str(low) if low == high else f"{low} – {high}",
+                "first": f"{100 * frequencies[index, 0]:.1f}",
+                "frequencies": [
+                    {"share": f"{share:.3f}", "text": f"{100 * share:.1f}" if share else ""}
+                    for share in frequencies[index].tolist()
+                ],
+            }
+        )
+    return {
+        "schemes": [scheme.replace("-", " ") for scheme in others],
+        "rows": rows,
+        "possible": list(range(1, len(ranking.teams) + 1)),
+        "samples": len(challenge.taus),
+        "taus": [_tau_text(name, subset.taus) for name, subset in ranking.subsets.items()],
+        "maps": significance_maps(ranking),
+        "note": f"Over {len(ranking.cases)} cases. For each case, structure and metric a team's rank is 1 + the number "
+        "of teams strictly better; the score is the mean of these ranks over metrics and cases, the smaller the "
+        f"better. {' '.join(f'{note[:1].upper()}{note[1:]}.' for note in ranking.notes)}".rstrip(),
+    }
+
+
+def _tau_text(name: str, taus: np.ndarray) -> str:
+    defined = taus[~np.isnan(taus)]
+    if not defined.size:
+        return f"{name}: not defined"
+    q1, median, q3 = np.percentile(defined, [25, 50, 75])
+    return f"{name}: median {median:.2f} [{q1:.2f} – {q3:.2f}]"
+
+
+def significance_maps(ranking: Ranking) -> list[dict[str, Any]]:
+    """Return a table of who is significantly better than whom, by cumulative rank and by each metric.
+
+    Which of two teams is better is told by their mean ranks, so a map by Dice or ASSD is not led by a single outlier.
+    """
+    mean_ranks = {CUMULATIVE_RANK: ranking.scores}
+    for number, metric in enumerate(METRICS):
+        if not np.isnan(ranking.metric_ranks[..., number]).all():
+            mean_ranks[metric.column] = np.nanmean(ranking.metric_ranks[..., number], axis=0)
+    return [
+        {
+            "title": title.replace("_", " "),
+            "rows": [
+                {
+                    "team": team,
+                    "cells": [
+                        _significance_cell(float(ranks[other] - ranks[one]), float(ranking.p_values[title][one, other]))
+                        if one != other
+                        else {"kind": "self", "sign": "", "p": "", "spoken": ""}
+                        for other in range(len(ranking.teams))
+                    ],
+                }
+                for one, team in enumerate(ranking.teams)
+            ],
+        }
+        for title, ranks in mean_ranks.items()
+    ]
+
+
+def _significance_cell(lead: float, p: float) -> dict[str, str]:
+    """Say how one team stands to another: `lead` is by how much its mean rank is smaller."""
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    if p >= SIGNIFICANT or lead == 0:
+        return {"kind": "equal", "sign": "○", "p": shown, "spoken": "no significant difference"}
+    if lead > 0:
+        return {"kind": "better", "sign": "▲", "p": shown, "spoken": "significantly better"}
+    return {"kind": "worse", "sign": "▼", "p": shown, "spoken": "significantly worse"}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The page and the Markdown
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -283,7 +398,8 @@ def _environment() -> jinja2.Environment:
 def render_html(
     cohorts: Sequence[CohortScores],
     *,
-    ranking: Mapping[str, Any] | None = None,
+    ranking: Ranking | None = None,
+    unranked: str | None = None,
     pictures: Sequence[CasePictures] = (),
     scans_given: bool = False,
     phantom: bool = False,
@@ -293,7 +409,8 @@ def render_html(
 
     Args:
         cohorts: the teams' scores, at least one.
-        ranking: what `ranking_view` returns, or None for no ranking.
+        ranking: what `ranking.rank_teams` returns, or None for no ranking.
+        unranked: why several teams are not ranked, to be said on the page.
         pictures: what `draw_worst` returns.
         scans_given: whether scans were given for the pictures.
         phantom: say that the data are phantoms.
@@ -302,7 +419,7 @@ def render_html(
     Raises:
         ValueError: no cohort is given, or one has no cases.
     """
-    _check(cohorts)
+    cohorts = _in_order(cohorts, ranking)
     environment = _environment()
     script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
     style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
@@ -318,7 +435,7 @@ def render_html(
     return environment.get_template("report.html").render(
         title=TITLE,
         lead=_lead(cohorts),
-        notices=_notices(cohorts, phantom=phantom),
+        notices=_notices(cohorts, phantom=phantom, unranked=unranked),
         version=_version(),
         style=Markup(style),
         script=Markup(script),
@@ -329,7 +446,8 @@ def render_html(
         paper=known["paper"] | {"rows": _paper_rows(known["paper"])},
         challenge=known["challenge"]
         | {"teams_count": sum(team["rank"] is not None for team in known["challenge"]["teams"])},
-        ranking=ranking,
+        ranking=None if ranking is None else _ranking_view(ranking),
+        significant=f"{SIGNIFICANT:g}",
         plots=box_plots(cohorts, ordered),
         pictures=[
             {
@@ -350,7 +468,8 @@ def render_html(
 def render_markdown(
     cohorts: Sequence[CohortScores],
     *,
-    ranking: Mapping[str, Any] | None = None,
+    ranking: Ranking | None = None,
+    unranked: str | None = None,
     phantom: bool = False,
     made: datetime | None = None,
 ) -> str:
@@ -358,17 +477,18 @@ def render_markdown(
 
     Args:
         cohorts: the teams' scores, at least one.
-        ranking: what `ranking_view` returns, or None.
+        ranking: what `ranking.rank_teams` returns, or None.
+        unranked: why several teams are not ranked.
         phantom: say that the data are phantoms.
         made: the time to write, now where it is None.
 
     Raises:
         ValueError: no cohort is given, or one has no cases.
     """
-    _check(cohorts)
+    cohorts = _in_order(cohorts, ranking)
     paper = published()["paper"]
     lines = [f"## {TITLE}", ""]
-    for notice in _notices(cohorts, phantom=phantom):
+    for notice in _notices(cohorts, phantom=phantom, unranked=unranked):
         lines += [f"> **{notice['head']}** {escape_markdown(notice['text'])}", ""]
     lines += ["| Results of | Structure | Dice score | ASSD, mm |", "|---|---|---|---|"]
     blocks = [(cohort.team, summary_rows(cohort)) for cohort in cohorts]
@@ -394,7 +514,7 @@ def render_markdown(
                 f"| {median_quartiles(row['dice'], 'dice')} | {median_quartiles(row['assd'], 'assd_mm')} | {counts} |"
             )
     if ranking is not None:
-        lines += ["", *_ranking_markdown(ranking)]
+        lines += ["", *_ranking_markdown(_ranking_view(ranking))]
     lines += [
         "",
         *(
@@ -426,6 +546,14 @@ def escape_markdown(text: str) -> str:
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _check(cohorts: Sequence[CohortScores]) -> None:
+def _in_order(cohorts: Sequence[CohortScores], ranking: Ranking | None) -> list[CohortScores]:
+    """Return the teams best first where they are ranked, else as given.
+
+    Raises:
+        ValueError: no cohort is given, or one has no cases.
+    """
     if not cohorts or any(not cohort.results for cohort in cohorts):
         raise ValueError("scores: expected at least one team with at least one case, got none; score a folder first")
+    if ranking is None:
+        return list(cohorts)
+    return sorted(cohorts, key=lambda cohort: ranking.teams.index(cohort.team))

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from click.testing import CliRunner
 
+from evaluation.cli import evaluate
 from evaluation.contract import COCHLEA, STRUCTURES, VS, label_file
 from evaluation.figures import box_plots, decimal, draw_worst, lps_array, mean_dice, millimetres, places_of, worst_first
 from evaluation.images import CaseError
+from evaluation.ranking import Ranking
 from evaluation.report import (
     escape_markdown,
     mean_sd,
@@ -24,7 +27,9 @@ from evaluation.report import (
     remarks_of,
     render_html,
     render_markdown,
+    significance_maps,
     summary_rows,
+    try_ranking,
 )
 from evaluation.scoring import CaseScores, CohortScores, Metadata, Status, StructureScores, Summary, to_json, write_csv
 from tests.images import FLIPPED, PERMUTED, make_image
@@ -449,3 +454,99 @@ def test_score_files_are_read_and_each_team_once(tmp_path: Path) -> None:
     assert [read.team for read in read_scores([tmp_path / "a.json", tmp_path / "b.csv"])] == ["a", "b", "c"]
     with pytest.raises(ValueError, match=r"a\.json: expected each team once, got a again"):
         read_scores([tmp_path / "a.json", tmp_path / "a.json"])
+
+
+# Several teams, and the command
+
+
+def ranked(cohorts: list[CohortScores]) -> Ranking:
+    ranking, unranked = try_ranking(cohorts, samples=50)
+    assert unranked is None
+    assert ranking is not None
+    return ranking
+
+
+def test_ranked_teams_stand_best_first() -> None:
+    cohorts = [cohort("worse", shift=0.05), cohort("better")]
+    page = render_html(cohorts, ranking=ranked(cohorts))
+    heads = re.findall(r'<th class="team" [^>]*>(\w+)', page)
+    assert heads == ["better", "worse", "Kondo"]
+    assert page.index('id="ranking"') < page.index('id="distributions"')
+    text = render_markdown(cohorts, ranking=ranked(cohorts))
+    # Worse in both Dice of 211 and 212 and in the cochlea's of 213, equal in the rest: 5 of 16 ranks are 2, so their
+    # mean is 1.3125 and their median 1, which ties.
+    assert "| 1 | better | 1.000 | 1 | 1 | 1 |" in text
+    assert "| 2 | worse | 1.312 | 1 | 2 | 2 |" in text
+    assert try_ranking(cohorts[:1]) == (None, None)
+
+
+def test_ragged_teams_are_reported_unranked() -> None:
+    cohorts = [cohort(), replace(cohort("short"), results=cohort().results[:3])]
+    ranking, unranked = try_ranking(cohorts)
+    assert ranking is None
+    assert "short lacks crossmoda_214" in str(unranked)
+    page = render_html(cohorts, unranked=unranked)
+    assert "The teams are not ranked." in page
+    assert "short lacks crossmoda_214" in page
+    assert 'id="ranking"' not in page
+
+
+def test_significance_map_says_who_is_better() -> None:
+    def team(name: str, dice: float) -> CohortScores:
+        return CohortScores(name, tuple(case(f"c_{i}", scores(dice, 1.0), scores(dice, 1.0)) for i in range(12)))
+
+    cumulative, vs_dice, vs_assd, *_ = significance_maps(ranked([team("a", 0.5), team("b", 0.9)]))
+    assert cumulative["title"] == "cumulative rank"
+    assert [row["team"] for row in cumulative["rows"]] == ["b", "a"]
+    (_, better), (worse, _) = (row["cells"] for row in vs_dice["rows"])
+    assert (better["kind"], better["sign"], better["p"]) == ("better", "▲", "p < 0.001")
+    assert (worse["kind"], worse["sign"], worse["p"]) == ("worse", "▼", "p < 0.001")
+    assert vs_assd["rows"][0]["cells"][1]["kind"] == "equal"
+    assert vs_assd["rows"][0]["cells"][1]["p"] == "p = 1.00"
+
+
+def test_command_writes_page_and_markdown(folders: Path) -> None:
+    file = folders / "scores.json"
+    file.write_text(to_json([cohort()]), encoding="utf-8")
+    page, text = folders / "report.html", folders / "report.md"
+    drawing = [f"--{name}={folders / name}" for name in ("reference", "prediction", "scans")]
+    arguments = [
+        "report",
+        str(file),
+        "--out",
+        str(page),
+        "--markdown",
+        str(text),
+        "--phantom",
+        "--worst",
+        "2",
+        *drawing,
+    ]
+    result = CliRunner().invoke(evaluate, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert page.read_text(encoding="utf-8").count("<img ") == 6
+    assert "Phantom data." in page.read_text(encoding="utf-8")
+    assert text.read_text(encoding="utf-8").startswith("## crossMoDA segmentation report\n")
+    on_stdout = CliRunner().invoke(evaluate, ["report", str(file), "--markdown", "-"])
+    assert on_stdout.stdout.startswith("## crossMoDA segmentation report\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "expected --out FILE or --markdown FILE, got neither"),
+        (["--out", "x.html", "--reference", "."], 2, "expected --reference and --prediction"),
+        (["--out", "x.html", "--scans", "."], 2, "expected --reference and --prediction"),
+        (["--out", "nowhere/x.html"], 1, "nowhere"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scores.csv").write_text("Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team\nc_1,1,0,1,0,a\n")
+    result = CliRunner().invoke(evaluate, ["report", "scores.csv", *arguments])
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output

@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from evaluation.report import render_html
+from evaluation.report import render_html, try_ranking
 from evaluation.scoring import Status, StructureScores
 from tests.test_report import NASTY, case, cohort, scores
 
@@ -45,7 +45,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    page = render_html([cohort(), cohort(NASTY, shift=0.05)], phantom=True)
+    cohorts = [cohort(), cohort(NASTY, shift=0.05)]
+    ranking, _ = try_ranking(cohorts, samples=100)
+    page = render_html(cohorts, ranking=ranking, phantom=True)
     path.write_text(page, encoding="utf-8", newline="\n")
     return path
 
@@ -105,6 +107,7 @@ def test_page_cannot_reach_the_network_or_run_other_scripts(browser: Any, report
 
 def test_names_are_shown_as_text(visit: Visit) -> None:
     assert visit.page.locator("#summary th.team").nth(1).inner_text() == NASTY
+    assert NASTY in visit.page.locator("#ranking").inner_text()
     assert visit.page.locator("script").count() == 1
     assert visit.page.locator("select[name=team] option").nth(2).get_attribute("value") == NASTY
 
