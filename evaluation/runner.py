@@ -146,9 +146,9 @@ class Settings:
 class ContainerRun:
     """What one container did.
 
-    `peak_memory_bytes` is the largest of samples a quarter of a second apart, file cache left out as `docker stats`
-    does; `kernel_peak_memory_bytes` is the kernel's high-water mark, file cache included, None under cgroup v2, where
-    the engine does not report it. `seconds` is the engine's own clock from start to end.
+    `peak_memory_bytes` is the largest of the engine's samples, about one a second, without file cache, as in `docker
+    stats`; `kernel_peak_memory_bytes` is the kernel's own high-water mark, file cache included, None where neither
+    the engine nor this machine's cgroups tell it. `seconds` is the engine's clock from start to end.
     """
 
     cases: tuple[str, ...]
@@ -500,6 +500,7 @@ def _run_container(
     name = f"crossmoda-grl-{uuid.uuid4().hex[:12]}"
     devices = _device_requests(settings.gpus)
     log = _Log(appearance.observer)
+    memory = _Memory(engine)
     run = ContainerRun(cases)
     failure: SubmissionError | None
     with _removed(engine, name):
@@ -526,11 +527,12 @@ def _run_container(
             )
             log.follow(container)  # before the start, so that no line is missed
             container.start()
+            memory.follow(container)
         except docker.errors.APIError as error:
             failure = StartError(_start_message(settings, error), log.tail)
         else:
             appearance.begin()
-            run, failure = _watched(engine, container, settings, run, appearance, log)
+            run, failure = _watched(container, settings, run, appearance, log, memory)
     if failure is None:
         return run
     appearance.observer.failed(failure.reason)
@@ -538,16 +540,16 @@ def _run_container(
 
 
 def _watched(
-    engine: docker.DockerClient,
     container: "Container",
     settings: Settings,
     run: ContainerRun,
     appearance: "_Appearance",
     log: "_Log",
+    memory: "_Memory",
 ) -> tuple[ContainerRun, SubmissionError | None]:
     """Watch a started container to its end; return what it did, and why that is a failure if it is one."""
     try:
-        timed_out, peak, kernel_peak = _watch(engine, container, settings.timeout_s, appearance)
+        timed_out = _reaches_limit(container, settings.timeout_s, appearance, memory)
         container.reload()
     except docker.errors.NotFound:
         log.finish()
@@ -559,34 +561,27 @@ def _watched(
         run,
         seconds=_seconds_between(state["StartedAt"], state["FinishedAt"]),
         exit_code=state["ExitCode"],
-        peak_memory_bytes=peak,
-        kernel_peak_memory_bytes=kernel_peak,
+        peak_memory_bytes=memory.peak_bytes or None,
+        kernel_peak_memory_bytes=memory.kernel_peak_bytes or None,
         log_tail=log.tail,
     )
     return run, _judge(run, settings, timed_out=timed_out, oom_killed=state["OOMKilled"])
 
 
-def _watch(
-    engine: docker.DockerClient, container: "Container", timeout_s: float, appearance: "_Appearance"
-) -> tuple[bool, int | None, int | None]:
-    """Wait for a container's end, killing it at the time limit; return whether that was so, and its memory's peaks."""
+def _reaches_limit(container: "Container", timeout_s: float, appearance: "_Appearance", memory: "_Memory") -> bool:
+    """Wait for a container's end; return whether it had to be killed at the time limit."""
     deadline = time.monotonic() + timeout_s
-    peak = kernel_peak = 0
     while True:
         container.reload()
         appearance.look()
         if container.status != "running":
-            return False, peak or None, kernel_peak or None
+            return False
         if time.monotonic() > deadline:
             with contextlib.suppress(docker.errors.APIError):  # it may have ended just now
                 container.kill()
             container.wait()
-            return True, peak or None, kernel_peak or None
-        memory = engine.api.stats(str(container.id), stream=False, one_shot=True).get("memory_stats", {})
-        details = memory.get("stats", {})
-        cache = details.get("total_inactive_file", details.get("inactive_file", 0))
-        peak = max(peak, memory.get("usage", 0) - cache)
-        kernel_peak = max(kernel_peak, memory.get("max_usage", 0))
+            return True
+        memory.look()
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
@@ -692,6 +687,46 @@ class _Log:
         if printable:
             self._tail.append(printable)
             self._observer.log(printable)
+
+
+class _Memory:
+    """A container's memory: the engine's samples, followed in a thread, and the kernel's high-water mark."""
+
+    # cgroup v2 under systemd, v2 without, v1.
+    _KERNEL_PEAKS = (
+        "/sys/fs/cgroup/system.slice/docker-{id}.scope/memory.peak",
+        "/sys/fs/cgroup/docker/{id}/memory.peak",
+        "/sys/fs/cgroup/memory/docker/{id}/memory.max_usage_in_bytes",
+    )
+
+    def __init__(self, engine: docker.DockerClient) -> None:
+        self._engine = engine
+        self._kernel_files: list[Path] = []
+        self.peak_bytes = 0
+        self.kernel_peak_bytes = 0
+
+    def follow(self, container: "Container") -> None:
+        identity = str(container.id)
+        self._kernel_files = [Path(path.format(id=identity)) for path in self._KERNEL_PEAKS]
+        threading.Thread(target=self._read, args=(identity,), daemon=True).start()
+
+    def look(self) -> None:
+        """Read the kernel's mark, where this machine is the engine's."""
+        for path in self._kernel_files:
+            with contextlib.suppress(OSError, ValueError):  # another engine's layout, or the container has just ended
+                self.kernel_peak_bytes = max(self.kernel_peak_bytes, int(path.read_text()))
+
+    def _read(self, identity: str) -> None:
+        # The container's end, its removal included, ends the samples; what the watch finds out it need not.
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            for sample in self._engine.api.stats(identity, stream=True, decode=True):
+                memory = sample.get("memory_stats", {})
+                if not memory.get("usage"):  # not yet, or no longer
+                    continue
+                details = memory.get("stats", {})
+                cache = details.get("total_inactive_file", details.get("inactive_file", 0))
+                self.peak_bytes = max(self.peak_bytes, memory["usage"] - cache)
+                self.kernel_peak_bytes = max(self.kernel_peak_bytes, memory.get("max_usage", 0))
 
 
 class _Appearance:
