@@ -13,15 +13,18 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 # Every wheel the image needs, for the image's Python and the architecture of this machine. torch comes first, alone:
 # the index of CPU builds holds nothing else that is wanted.
-wheelhouse: requirements.lock pyproject.toml
+wheelhouse: wheelhouse/requirements.txt
+
+wheelhouse/requirements.txt: requirements.lock pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
 	rm -f wheelhouse/*.whl
 	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
 		"$$(grep -i '^torch==' requirements.lock)"
-	$(WHEEL_PYTHON) image/requirements.py >wheelhouse/requirements.txt
+	$(WHEEL_PYTHON) image/requirements.py >wheelhouse/requirements.new
 	$(WHEEL_PIP) wheel --quiet --wheel-dir wheelhouse --find-links wheelhouse -c requirements.lock \
-		-r wheelhouse/requirements.txt
+		-r wheelhouse/requirements.new
+	mv wheelhouse/requirements.new $@
 	@du -sh wheelhouse
 
 # Offline where wheelhouse/ holds wheels, online otherwise.
