@@ -92,6 +92,8 @@ _PLOT_LEFT = 14
 _PLOT_RIGHT = 14
 _BAND = 54
 _HALF_BOX = 13
+# More cases than this in a row are drawn small and faint.
+_CROWD = 80
 # Where ASSD's logarithmic axis turns linear: finer differences than a third of a voxel are of no interest.
 _ASSD_KNEE_MM = 0.3
 _ASSD_TICKS_MM = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 350.0, 1000.0, 3000.0)
@@ -184,6 +186,7 @@ def _box_plot(
         "half": _HALF_BOX,
         "ticks": [{"x": x(tick), "text": f"{tick:g}"} for tick in ticks],
         "rows": rows,
+        "crowded": max(len(cohort.results) for cohort in cohorts) > _CROWD,
     }
 
 

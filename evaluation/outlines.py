@@ -25,8 +25,8 @@ from evaluation.contract import STRUCTURES, Structure
 # Two of Okabe and Ito's colours, told apart by colour-blind readers and both far from the greys of a scan.
 REFERENCE_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
-REFERENCE_WIDTH_PT = 2.8
-PREDICTION_WIDTH_PT = 1.3
+REFERENCE_WIDTH_PT = 2.6
+PREDICTION_WIDTH_PT = 0.9
 
 # No scan: a flat grey on which both colours and the white marks stand out.
 _BLANK = 0.12
@@ -76,7 +76,7 @@ def field_round(
     spacing_mm: tuple[float, float],
     *,
     margin_mm: float = 10.0,
-    least_mm: float = 36.0,
+    least_mm: float = 30.0,
 ) -> Field:
     """Return the square field that holds every given mask with a margin, or the whole slice where all are empty.
 

@@ -370,7 +370,7 @@ def significance_maps(ranking: Ranking) -> list[dict[str, Any]]:
 
 def _significance_cell(lead: float, p: float) -> dict[str, str]:
     """Say how one team stands to another: `lead` is by how much its mean rank is smaller."""
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    shown = "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
     if p >= SIGNIFICANT or lead == 0:
         return {"kind": "equal", "sign": "○", "p": shown, "spoken": "no significant difference"}
     if lead > 0:
@@ -542,7 +542,9 @@ def _ranking_markdown(ranking: Mapping[str, Any]) -> list[str]:
 
 def escape_markdown(text: str) -> str:
     """Write a text so that Markdown shows it as it is, in one cell of a table."""
-    shown = "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|~$@" else c for c in " ".join(text.split()))
+    shown = "".join(
+        f"\\{character}" if character in "\\`*_[]|~$" else character for character in " ".join(text.split())
+    )
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
