@@ -10,6 +10,7 @@ import click
 # name -> (module, attribute, line in --help)
 COMMANDS = {
     "predict": ("pipeline.cli", "predict", "Segment a folder of hrT2 scans: label maps on the scans' own grids."),
+    "picture": ("pipeline.cli", "picture", "Draw label maps as outlines on their scans."),
     "phantom": ("pipeline.cli", "phantom", "Make phantom scans with labels in the challenge's layout."),
     "evaluate": ("evaluation.cli", "evaluate", "Score, rank and report submissions, and run their images."),
 }

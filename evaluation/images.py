@@ -1,7 +1,8 @@
 """NIfTI files: read and checked, written whole. The one room, with `contract`, that both sides share.
 
-ITK reads a truncated file as zeros, a zero spacing as 1 mm and a negative one as its absolute value, all without an
-error. A label map made from such a scan looks like any other, so headers and streams are checked before ITK sees them.
+ITK reads a truncated file and NaN voxels as zeros, a zero spacing as 1 mm and a negative one as its absolute value, all
+without an error. A label map made from such a scan looks like any other, so headers and voxels are checked before ITK
+sees them.
 """
 
 import gzip
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import nibabel
 import numpy as np
@@ -69,12 +70,11 @@ def geometry_of(image: sitk.Image) -> Geometry:
 def read_image(path: Path) -> sitk.Image:
     """Read a 3-D scalar NIfTI image, `scl_slope` and `scl_inter` applied.
 
-    A fourth or later dimension of length 1 is dropped. Voxels may be NaN or infinite: what that means is the caller's
-    to decide.
+    A fourth or later dimension of length 1 is dropped.
 
     Raises:
-        CaseError: the file is missing, no file, no NIfTI, damaged, truncated, not 3-D, not scalar, too large, or has a
-            spacing or direction that no scanner writes.
+        CaseError: the file is missing, no file, no NIfTI, damaged, truncated, not 3-D, not scalar, too large, has a
+            spacing or direction that no scanner writes, or voxels that are NaN or infinite.
     """
     _check_file(path)
     try:
@@ -118,13 +118,26 @@ def write_image(image: sitk.Image, path: Path) -> None:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
             # ITK does not tell that the disk is full: what was written is read again.
-            _check_stream(partial, _expected_bytes(partial))
+            _check_file(partial)
         except (RuntimeError, CaseError) as error:
             free = os.statvfs(path.parent)
             raise OSError(
                 f"{path}: could not be written whole, {free.f_bavail * free.f_frsize / 2**20:.1f} MB are free there; "
                 f"free some space or choose another folder ({str(error).splitlines()[-1]})"
             ) from error
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a file's voxels lie, uncompressed: where they begin, how many, of which type."""
+
+    offset: int
+    voxels: int
+    dtype: np.dtype[Any]
+
+    @property
+    def voxel_bytes(self) -> int:
+        return self.voxels * self.dtype.itemsize
 
 
 @contextmanager
@@ -149,13 +162,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def _check_file(path: Path) -> None:
     with _opened(path) as stream:
-        head = _first_bytes(path, stream)
-    _check_stream(path, _check_header(path, head))
-
-
-def _expected_bytes(path: Path) -> int:
-    with _opened(path) as stream:
-        return _check_header(path, _first_bytes(path, stream))
+        layout = _check_header(path, _first_bytes(path, stream))
+    _check_stream(path, layout)
 
 
 @contextmanager
@@ -199,8 +207,8 @@ def _first_bytes(path: Path, stream: BinaryIO) -> bytes:
     return head
 
 
-def _check_header(path: Path, head: bytes) -> int:
-    """Check a header as it stands on disk; return how many bytes the uncompressed file must have."""
+def _check_header(path: Path, head: bytes) -> _Layout:
+    """Check a header as it stands on disk; return how its voxels lie."""
     header = _parsed_header(path, head)
     dim = [int(n) for n in header["dim"]]
     rank = dim[0]
@@ -222,7 +230,7 @@ def _check_header(path: Path, head: bytes) -> int:
         )
     try:
         dtype = header.get_data_dtype()
-    except nibabel.spatialimages.HeaderDataError as error:
+    except (nibabel.spatialimages.HeaderDataError, KeyError) as error:
         raise CaseError(
             f"{path.name}: expected integer or real voxels, got an unknown type ({error}); convert the file"
         ) from error
@@ -234,7 +242,7 @@ def _check_header(path: Path, head: bytes) -> int:
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         raise CaseError(f"{path.name}: expected three spacings above 0 mm, got {spacing}; mend pixdim in the header")
     _check_direction(path, header)
-    return int(header["vox_offset"]) + voxels * dtype.itemsize
+    return _Layout(int(header["vox_offset"]), voxels, dtype)
 
 
 def _parsed_header(path: Path, head: bytes) -> "nibabel.Nifti1Header":
@@ -276,18 +284,26 @@ def _check_direction(path: Path, header: "nibabel.Nifti1Header") -> None:
         )
 
 
-def _check_stream(path: Path, expected_bytes: int) -> None:
-    """Read the whole file, which checks gzip's checksum too, and compare its length with the header's claim."""
-    read_bytes = 0
+def _check_stream(path: Path, layout: _Layout) -> None:
+    """Read the whole file, which checks gzip's checksum too: are all voxels there, and is each a finite number?"""
+    read_bytes = bad_voxels = 0
     with _opened(path) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
+        stream.read(layout.offset)
+        while chunk := stream.read(min(_CHUNK_BYTES, layout.voxel_bytes - read_bytes)):
             read_bytes += len(chunk)
-            if read_bytes >= expected_bytes and not isinstance(stream, gzip.GzipFile):
-                return
-    if read_bytes < expected_bytes:
+            if layout.dtype.kind == "f":
+                whole = len(chunk) - len(chunk) % layout.dtype.itemsize
+                bad_voxels += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk[:whole], layout.dtype))))
+        stream.read(1)  # gzip compares its checksum at the stream's end
+    if read_bytes < layout.voxel_bytes:
         raise CaseError(
-            f"{path.name}: expected {expected_bytes:,} bytes by its header, got {read_bytes:,}; "
+            f"{path.name}: expected {layout.voxel_bytes:,} bytes of voxels by its header, got {read_bytes:,}; "
             "the file is cut short, copy it again"
+        )
+    if bad_voxels:
+        raise CaseError(
+            f"{path.name}: expected finite voxels, got {bad_voxels:,} of {layout.voxels:,} NaN or infinite; "
+            "replace them, or find out which step made them"
         )
 
 

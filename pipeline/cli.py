@@ -168,3 +168,60 @@ def _print_results(results: "Sequence[CaseResult]") -> None:
             table.add_row(result.case, size, spacing, f"{result.seconds:.1f}", *volumes)
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=_FOLDER, required=True, help="Folder to make the cohort in.")
+@click.option("--source", type=click.IntRange(min=0), default=24, help="Number of ceT1 cases with labels.")
+@click.option("--target", type=click.IntRange(min=0), default=24, help="Number of hrT2 cases to adapt to.")
+@click.option("--validation", type=click.IntRange(min=0), default=8, help="Number of hrT2 cases with labels apart.")
+@click.option("--preset", default="small", help="small: round both ears, for two cores; full: the real scans' grids.")
+@click.option("--hardness", default="standard", help="How hard the task is: easy, standard or hard.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same voxels.")
+def phantom(out: Path, source: int, target: int, validation: int, preset: str, hardness: str, seed: int) -> None:
+    """Make phantom scans with labels in the challenge's folders, names and ids.
+
+    Phantoms, not patients: they show that everything works, and nothing about how well it works on real scans.
+    """
+    from pipeline.phantom import make_cohort
+
+    try:
+        with _interruptible():
+            files = make_cohort(
+                out,
+                source=source,
+                target=target,
+                validation=validation,
+                preset=preset,
+                seed=seed,
+                hardness=hardness,
+                progress=_progress.print,
+            )
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+    click.echo(f"{len(files)} files in {out}: phantoms, not patients")
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--scans", type=_FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
+@click.option("--labels", type=_FOLDER, required=True, help="Folder of {case}_Label.nii.gz to outline.")
+@click.option("--reference", type=_FOLDER, help="Folder of reference label maps, outlined beside them.")
+@click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")
+@click.option("--most", type=click.IntRange(min=1), default=6, help="Number of cases shown, the first ones.")
+@click.option("--note", default="", help="A line for the picture's foot.")
+def picture(scans: Path, labels: Path, reference: Path | None, out: Path, most: int, note: str) -> None:
+    """Draw label maps as outlines on their scans: one PNG, a row a case."""
+    from evaluation.images import CaseError
+    from pipeline.picture import draw_picture, read_pictured_case
+    from pipeline.submission import SubmissionError, find_submission_scans
+
+    try:
+        found, _ = find_submission_scans(scans)
+        labelled = [case for case in found if (labels / label_file(case)).exists()]
+        shown = [read_pictured_case(case, found[case], labels, reference) for case in labelled[:most]]
+        draw_picture(shown, out, note=note)
+    except (SubmissionError, CaseError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {len(shown)} of {len(found)} cases")

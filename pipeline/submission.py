@@ -130,7 +130,10 @@ def _segment(
     if skip and _is_done(path, labels_path):
         return CaseResult(skipped=True)
     image = read_scan(path)
-    segmentation = segment_case(image, segmenters, overlap=overlap)
+    try:
+        segmentation = segment_case(image, segmenters, overlap=overlap)
+    except CaseError as error:
+        raise CaseError(f"{path.name}: {error}") from error
     _write(segmentation, image, labels_path, save_probabilities=save_probabilities)
     return CaseResult(geometry=geometry_of(image), volumes_mm3=volumes_mm3(segmentation.labels, image, STRUCTURES))
 

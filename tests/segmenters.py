@@ -1,0 +1,40 @@
+"""Segmenters for tests: one that knows its answer, and narrow networks of random weights in the shipped form."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.contract import STRUCTURES, Structure
+from pipeline.checkpoints import save_weights
+from pipeline.enet import ENet3d
+
+CPU = torch.device("cpu")
+WINDOW = 16
+
+
+@dataclass(frozen=True)
+class ThresholdSegmenter:
+    """Says 1 where a normalised voxel lies between `low` and `high`, 0 elsewhere."""
+
+    structure: Structure
+    low: float
+    high: float
+    window: int = WINDOW
+    device: torch.device = CPU
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        return ((windows[:, 0] > self.low) & (windows[:, 0] < self.high)).float()
+
+
+def narrow_network(seed: int = 0) -> ENet3d:
+    torch.manual_seed(seed)
+    return ENet3d(channels=(4, 8, 16)).eval()
+
+
+def write_narrow_weights(folder: Path) -> Path:
+    for seed, structure in enumerate(STRUCTURES):
+        save_weights(folder, structure, narrow_network(seed), {"spacing_mm": 0.5, "data": "none"}, window=WINDOW)
+    return folder

@@ -1,0 +1,54 @@
+"""Public functions say what they take and give: shapes with axis order, types, units, errors."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "evaluation").rglob("*.py")])
+
+SHAPE = re.compile(r"\([A-Za-z]\w*(, ?[\w/-]+)*,?\)|shape")  # (D, H, W)
+REFERS = re.compile(r"\b[Aa]s `\w")  # "as `outline`": the same as another one, which says it
+
+
+def public_functions(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for owner in [tree, *classes]:
+        for node in owner.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield node
+
+
+def raises(function):
+    """The exceptions that a function raises by name in its own body."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            if not node.exc.func.id.startswith("_"):
+                yield node.exc.func.id
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_are_documented(path):
+    for function in public_functions(path):
+        text = ast.get_docstring(function)
+        where = f"{path.name}:{function.lineno} {function.name}"
+        assert text, f"{where}: no docstring"
+        annotations = " ".join(ast.unparse(a.annotation) for a in function.args.args if a.annotation)
+        if ("NDArray" in annotations or "np.ndarray" in annotations) and not function.decorator_list:
+            assert "(" in text and any(axes in text for axes in ("D, H, W", "H, W", "N,", "T,", "M,", "P,")), (
+                f"{where}: takes an array, its docstring gives no shape with axis order"
+            )
+        if path.name != "cli.py":
+            for exception in raises(function):
+                assert exception in text or "as `" in text, (
+                    f"{where}: raises {exception}, its docstring does not say so"
+                )
+
+
+def test_what_the_paper_states_names_its_section():
+    for module in ("config", "preprocessing", "sliding_window", "enet", "domain", "losses", "sampling", "training"):
+        text = (ROOT / "pipeline" / f"{module}.py").read_text(encoding="utf-8")
+        assert "Section" in text or "Eq." in text, f"{module}: names no section of the paper"
