@@ -26,7 +26,7 @@ from evaluation.contract import STRUCTURES, Structure
 REFERENCE_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
 REFERENCE_WIDTH_PT = 2.6
-PREDICTION_WIDTH_PT = 0.9
+PREDICTION_WIDTH_PT = 1.1
 
 # No scan: a flat grey on which both colours and the white marks stand out.
 _BLANK = 0.12
