@@ -86,7 +86,7 @@ def domain_loss(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
 
 
 def adaptation_loss(supervised: SupervisedLoss, domain: torch.Tensor) -> AdaptationLoss:
-    """Return L_D = L_S + L_b, from the supervised loss of the source patches and the domain loss of all.
+    """Return L_D = L_S + L_b, from the supervised loss of the source patches and the domain loss of all, shape ().
 
     Source: Eq. 2.
     """
