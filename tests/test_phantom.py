@@ -162,10 +162,10 @@ def test_a_centred_grid_has_its_middle_where_it_is_asked():
 def test_a_thick_slice_averages_over_its_thickness():
     slab = Minus(ball(100.0), ball(150.0, (0.0, 0.0, -150.25)))  # everything above z = -0.25 mm
     thick, _ = paint(
-        lone(slab), HRT2, Grid((3, 3, 1), (1.0, 1.0, 1.0), (-1.0, -1.0, 0.0)), np.random.default_rng(0), SILENT
+        lone(slab, "nerve"), HRT2, Grid((3, 3, 1), (1.0, 1.0, 1.0), (-1.0, -1.0, 0.0)), np.random.default_rng(0), SILENT
     )
     inside, _ = paint(
-        lone(slab), HRT2, Grid((3, 3, 1), (1.0, 1.0, 1.0), (-1.0, -1.0, 9.0)), np.random.default_rng(0), SILENT
+        lone(slab, "nerve"), HRT2, Grid((3, 3, 1), (1.0, 1.0, 1.0), (-1.0, -1.0, 9.0)), np.random.default_rng(0), SILENT
     )
     # Three quarters of the slice hold the nerve, a tissue without texture.
     assert thick.mean() / inside.mean() == pytest.approx(0.75, abs=0.03)
