@@ -1,7 +1,7 @@
 """Time our metrics beside MedPy and MONAI in one run: Dice and ASSD of two masks on a real scan's grid.
 
 Run: python benchmarks/metrics.py [--slices 120] [--repeats 3]. Times are minima; only ratios of one run mean anything.
-Each MedPy case takes about a minute at 120 slices.
+MedPy takes about half a minute per case at 120 slices, everything together about five minutes.
 """
 
 import argparse

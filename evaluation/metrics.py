@@ -146,8 +146,8 @@ def assd_mm(distances: SurfaceDistances, definition: AssdDefinition = CHALLENGE_
 def hd95_mm(distances: SurfaceDistances) -> float:
     """Return the 95 % Hausdorff distance in mm: the 95th percentile of the distances of both directions together.
 
-    Percentiles interpolate linearly. Other tools take the larger of the two directed percentiles (MONAI, DeepMind's
-    surface-distance), which is never smaller by much and often larger.
+    Percentiles interpolate linearly. MONAI and DeepMind's surface-distance take the larger of the two directed
+    percentiles instead: the figures of different tools do not compare.
 
     Source: MedPy `hd95`.
     """

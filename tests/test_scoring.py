@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -441,6 +445,32 @@ class TestCommand:
         shared = folders.score(jobs=2, on_case=lambda done, total, case: seen.append((done, total)))
         assert shared == alone
         assert seen == [(1, 2), (2, 2)]
+
+    def test_interrupt_ends_all_processes_quietly(self, tmp_path: Path) -> None:
+        values = np.zeros((48, 256, 256), dtype=np.uint8)
+        values[20:30, 90:120, 80:110] = 1
+        first = write(tmp_path / "labels" / "crossmoda_1_Label.nii.gz", values)
+        for case in range(2, 121):
+            first.with_name(f"crossmoda_{case}_Label.nii.gz").hardlink_to(first)
+        command = [sys.executable, "-m", "crossmoda_grl", "evaluate", "score", "--jobs", "2"]
+        folder = str(first.parent)
+        with subprocess.Popen(
+            [*command, "--reference", folder, "--prediction", folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            start_new_session=True,
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("1/120 crossmoda_")
+            os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+            # Every process holds the pipe's end: that it ends means that they ended.
+            stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert stdout == ""
+        assert "Traceback" not in stderr
+        assert "120/120" not in stderr
 
     def test_single_case(self, folders: Folders) -> None:
         path = folders.reference / "crossmoda_9_Label.nii.gz"
