@@ -3,6 +3,7 @@
 Each command imports its room in its handler, so that one command's missing package does not stop the others.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,26 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class NewFile(click.Path):
+    """A file to write, refused before the work begins where its folder is missing or cannot be written."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path. `-` stands for stdout where an option takes it.
+
+        Raises:
+            click.ClickException: the folder is missing or cannot be written.
+        """
+        path = Path(os.fspath(super().convert(value, param, ctx)))  # type: ignore[arg-type]
+        if str(path) != "-" and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise click.ClickException(
+                f"{path}: expected a folder that exists and can be written, got {path.parent}; make it first"
+            )
+        return path
+
+
+NEW_FILE = NewFile(dir_okay=False, path_type=Path)
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 

@@ -421,10 +421,12 @@ class TestFiles:
         assert header.startswith("Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team,VS_HD95,")
         assert header == ",".join(CSV_COLUMNS)
 
-    def test_unwritable_place(self, folders: Folders) -> None:
-        result = folders.run("--json", str(folders.root / "nowhere" / "scores.json"))
+    @pytest.mark.parametrize("option", ["--json", "--csv"])
+    def test_unwritable_place_is_told_before_scoring(self, folders: Folders, option: str) -> None:
+        result = folders.run(option, str(folders.root / "nowhere" / "scores"))
         assert result.exit_code == 1
-        assert "Traceback" not in result.stderr
+        assert "expected a folder that exists and can be written" in result.stderr
+        assert "1/2" not in result.stderr
 
 
 class TestCommand:
