@@ -13,12 +13,12 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 # Every wheel the image needs, for the image's Python and the architecture of this machine. torch comes first, alone:
 # the index of CPU builds holds nothing else that is wanted.
-wheelhouse: wheelhouse/requirements.txt
+wheelhouse: wheelhouse/$(TORCH).txt
 
-wheelhouse/requirements.txt: requirements.lock pyproject.toml image/requirements.py
+wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
-	rm -f wheelhouse/*.whl
+	rm -f wheelhouse/*.whl wheelhouse/*.txt
 	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
 		"$$(grep -i '^torch==' requirements.lock)"
 	$(WHEEL_PYTHON) image/requirements.py >wheelhouse/requirements.new

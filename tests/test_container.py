@@ -1,0 +1,258 @@
+"""Our image on a real engine: built offline, locked down, on phantoms and on a real scan, and in compose."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+
+from crossmoda_grl import main
+from evaluation.contract import STRUCTURES, TARGET_SUFFIX, case_of, label_file
+from evaluation.images import read_geometry
+from tests.images import OBLIQUE, write_scan
+
+ROOT = Path(__file__).parent.parent
+REAL_SCAN = ROOT.parent / "shared" / "mri" / "crossmoda_901_hrT2.nii.gz"
+IMAGE = "crossmoda-grl:test"
+
+# docker run --rm --network none --read-only --tmpfs /tmp --user 12345:12345 --cap-drop ALL
+#   --security-opt no-new-privileges --shm-size 64m --memory 6g --pids-limit 256 -v IN:/input:ro -v OUT:/output
+LOCKED_DOWN = {
+    "network_mode": "none",
+    "read_only": True,
+    "tmpfs": {"/tmp": ""},
+    "user": "12345:12345",
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "shm_size": "64m",
+    "mem_limit": "6g",
+    "pids_limit": 256,
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="session")
+def image(engine):
+    """Build the image as an air-gapped server does; the second time only what has changed is built."""
+    if shutil.which("docker") is None or shutil.which("make") is None:
+        pytest.skip("the image is built with docker and make, and one of them is not here")
+    for target in ("wheelhouse", "image"):
+        done = subprocess.run(["make", target, f"IMAGE={IMAGE}"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"make {target}: {done.stdout[-1000:]}{done.stderr[-3000:]}"
+    return IMAGE
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    return tmp_path / "in", tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    counts = ["--source", "0", "--target", "0", "--validation", "2"]
+    made = CliRunner().invoke(main, ["phantom", "--out", str(folder), *counts, "--preset", "small", "--seed", "5"])
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+def start(engine, image, folders, *command, **more):
+    volumes = {
+        str(folders[0]): {"bind": "/input", "mode": "ro"},
+        str(folders[1]): {"bind": "/output", "mode": "rw"},
+    }
+    return engine.containers.run(image, list(command) or None, detach=True, volumes=volumes, **(LOCKED_DOWN | more))
+
+
+def finish(container):
+    """Wait for a container's end; return exit code and log."""
+    try:
+        return container.wait(timeout=800)["StatusCode"], container.logs().decode()
+    finally:
+        container.remove(force=True)
+
+
+def run(engine, image, folders, *command, **more):
+    return finish(start(engine, image, folders, *command, **more))
+
+
+def check_labels(folders):
+    for scan in folders[0].iterdir():
+        path = folders[1] / label_file(case_of(scan.name, TARGET_SUFFIX))
+        assert read_geometry(path).same_place(read_geometry(scan), tolerance=1e-6)
+        labels = sitk.ReadImage(str(path))
+        assert labels.GetPixelID() == sitk.sitkUInt8
+        assert set(np.unique(sitk.GetArrayViewFromImage(labels))) <= {0, 1, 2}
+        assert path.stat().st_uid == 12345
+
+
+class TestPredict:
+    def test_phantoms(self, engine, image, phantoms, folders):
+        shutil.copytree(phantoms / "target_validation", folders[0], dirs_exist_ok=True)
+        code, log = run(engine, image, folders)
+        assert code == 0, log
+        assert len(list(folders[1].iterdir())) == 2
+        assert "2/2 crossmoda_" in log
+        check_labels(folders)
+
+    def test_a_real_scan(self, engine, image, folders):
+        if not REAL_SCAN.exists():
+            pytest.skip(f"no real scan at {REAL_SCAN}")
+        shutil.copy(REAL_SCAN, folders[0])
+        code, log = run(engine, image, folders)
+        assert code == 0, log
+        check_labels(folders)
+
+    def test_an_oblique_scan_and_a_bad_one(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz", direction=OBLIQUE)
+        (folders[0] / "crossmoda_2_hrT2.nii.gz").write_bytes(b"no scan")
+        code, log = run(engine, image, folders)
+        assert code == 1
+        assert "crossmoda_2_hrT2.nii.gz: expected" in log
+        (folders[0] / "crossmoda_2_hrT2.nii.gz").unlink()
+        check_labels(folders)
+
+    def test_an_output_that_cannot_be_written(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz")
+        folders[1].chmod(0o755)
+        if folders[1].stat().st_uid == 12345:
+            pytest.skip("this user is the container's")
+        before = time.monotonic()
+        code, log = run(engine, image, folders)
+        assert code == 1
+        assert "/output: expected a folder that this user can write to" in log
+        # At once: the networks are not even loaded.
+        assert time.monotonic() - before < 30
+
+    def test_no_home_and_no_account(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz")
+        environment = {"HOME": "/nonexistent", "USER": ""}
+        code, log = run(engine, image, folders, environment=environment, user="54321")
+        assert code == 0, log
+
+    def test_a_volume_that_docker_makes(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz")
+        volume = engine.volumes.create()
+        try:
+            code, log = run(engine, image, (folders[0], volume.name))
+            assert code == 0, log
+        finally:
+            volume.remove(force=True)
+
+    def test_cuda_asked_for_where_there_is_none(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz")
+        code, log = run(engine, image, folders, "predict", "--device", "cuda")
+        assert code == 1
+        assert "Error: " in log
+        assert "cuda" in log.lower()
+
+    def test_an_empty_input(self, engine, image, folders):
+        code, log = run(engine, image, folders)
+        assert code == 1
+        assert "/input: expected scans named {case}_hrT2.nii.gz, got an empty folder" in log
+
+    def test_docker_stop_ends_it_at_once(self, engine, image, folders):
+        write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz", np.random.default_rng(0).normal(60, 10, (96, 256, 256)))
+        container = start(engine, image, folders)
+        for line in container.logs(stream=True):
+            if line.startswith(b"1 scans"):
+                break
+        before = time.monotonic()
+        container.stop(timeout=20)
+        code, log = finish(container)
+        assert code == 143, log
+        assert time.monotonic() - before < 20
+        assert list(folders[1].iterdir()) == []
+
+
+class TestImage:
+    def test_what_is_in_it(self, engine, image):
+        script = """
+import importlib.util, os, pathlib, sys
+code = pathlib.Path("/opt/crossmoda-grl")
+print("pip" if importlib.util.find_spec("pip") else "no pip")
+print("dev" if importlib.util.find_spec("pytest") or importlib.util.find_spec("monai") else "no dev")
+print(*[p for p in pathlib.Path("/").rglob("torch*.whl")], sep=",")
+print(all(os.access(p, os.R_OK) for p in code.rglob("*")), any(os.access(p, os.W_OK) for p in code.rglob("*")
+      if not p.is_symlink()))
+import pipeline.cli
+print(pathlib.Path(pipeline.cli.__cached__).exists())
+print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).glob("*.safetensors")))
+"""
+        container = engine.containers.run(image, ["-c", script], entrypoint="python", detach=True, **LOCKED_DOWN)
+        code, log = finish(container)
+        assert code == 0, log
+        assert log.splitlines() == [
+            "no pip",
+            "no dev",
+            "",
+            "True False",
+            "True",
+            str(sorted(f"{structure.key}.safetensors" for structure in STRUCTURES)),
+        ]
+
+    def test_its_settings(self, engine, image):
+        settings = engine.images.get(image).attrs["Config"]
+        assert settings["User"] == "1000:1000"
+        assert settings["Entrypoint"] == ["crossmoda-grl"]
+        assert settings["Cmd"] == ["predict"]
+        assert settings["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+        assert "MALLOC_MMAP_THRESHOLD_=4294967296" in settings["Env"]
+
+    def test_other_commands(self, engine, image):
+        container = engine.containers.run(image, ["evaluate", "score", "--help"], detach=True, **LOCKED_DOWN)
+        code, log = finish(container)
+        assert code == 0
+        assert "--reference" in log
+
+
+def test_evaluate_run(image, phantoms, tmp_path):
+    """The organisers' side runs the participant's image, and scores it."""
+    folders = ["--input", str(phantoms / "target_validation"), "--output", str(tmp_path / "out")]
+    folders += ["--reference", str(phantoms / "target_validation_reference")]
+    limits = ["--memory", "6g", "--strict", "--per-case"]
+    result = CliRunner().invoke(main, ["evaluate", "run", image, *folders, *limits])
+    assert result.exit_code == 0, result.output
+    assert "2 containers" in result.stdout
+    assert "VS Dice" in result.stdout
+
+
+class TestCompose:
+    def compose(self, *arguments, **environment):
+        command = ["docker", "compose", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def test_predict_and_evaluate(self, image, phantoms, tmp_path):
+        folders = {"INPUT": phantoms / "target_validation", "REFERENCE": phantoms / "target_validation_reference"}
+        for name in ("OUTPUT", "SCORES"):
+            folders[name] = tmp_path / name.lower()
+            folders[name].mkdir()
+            folders[name].chmod(0o777)
+        environment = {name: str(path) for name, path in folders.items()}
+        environment |= {"IMAGE": image, "RUN_AS": f"{os.getuid()}:{os.getgid()}"}
+        self.compose("run", "--rm", "predict", **environment)
+        assert len(list(folders["OUTPUT"].glob("*_Label.nii.gz"))) == 2
+        done = self.compose("run", "--rm", "evaluate", **environment)
+        assert "VS Dice" in done.stdout
+        assert len((folders["SCORES"] / "scores.csv").read_text().splitlines()) == 3
+        assert (folders["SCORES"] / "scores.json").exists()
+
+    def test_gpus_are_reserved_only_by_their_own_file(self, image):
+        plain = self.compose("config").stdout
+        laid_over = self.compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config").stdout
+        assert "gpu" not in plain
+        assert "capabilities:\n                - gpu" in laid_over
+        assert "TORCH: cuda" in laid_over
