@@ -93,9 +93,9 @@ def draw_picture(cases: Sequence[PicturedCase], out: Path, *, note: str = "") ->
     """
     if not cases:
         raise ValueError("picture: expected at least one case, got none; name folders that hold the same cases")
-    columns = 1 + len(CLOSE_UPS)
-    figure = Figure(figsize=(_PANEL_INCHES * columns, _PANEL_INCHES * len(cases) + 0.7), facecolor=_BACKGROUND)
-    grid = figure.subplots(len(cases), columns, squeeze=False)
+    widths = [_whole_slice_width(cases), *(1.0 for _ in CLOSE_UPS)]
+    figure = Figure(figsize=(_PANEL_INCHES * sum(widths), _PANEL_INCHES * len(cases) + 0.7), facecolor=_BACKGROUND)
+    grid = figure.subplots(len(cases), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
     for row, case in zip(grid, cases, strict=True):
         _draw_row(row, case)
     for axes, title in zip(grid[0], ["whole slice", *(c.title for c in CLOSE_UPS)], strict=True):
@@ -109,6 +109,12 @@ def draw_picture(cases: Sequence[PicturedCase], out: Path, *, note: str = "") ->
     )
     with written_whole(out) as partial:
         figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_BACKGROUND, format="png")
+
+
+def _whole_slice_width(cases: Sequence[PicturedCase]) -> float:
+    """Return how wide the widest slice is for its height; a slab cropped round the ears is wider than a head."""
+    sides_mm = [np.multiply(case.scan.shape, case.spacing_mm) for case in cases]
+    return float(np.clip(max(width / height for _, height, width in sides_mm), 1.0, 2.0))
 
 
 def _draw_row(row: NDArray[np.object_], case: PicturedCase) -> None:
