@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluation.contract import STRUCTURES
+from evaluation.interruptions import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from evaluation.ranking import Ranking
@@ -263,11 +264,11 @@ def running() -> Iterator[ModuleType]:
             "install it with: pip install 'crossmoda-grl[runner]'"
         ) from missing
     try:
-        with told(), runner.interruptible():
+        with told(), interruptible():
             yield runner
     except runner.SubmissionError as error:
         raise click.ClickException(str(error)) from error
-    except runner.Interrupted as interrupted:
+    except Interrupted as interrupted:
         click.echo(f"interrupted by {interrupted}; the container is removed", err=True)
         sys.exit(interrupted.exit_code)
 

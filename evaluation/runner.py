@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import docker
@@ -37,6 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluation.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, files_by_case, label_file
 from evaluation.images import CaseError, read_geometry, read_image, written_whole
+from evaluation.interruptions import SIGNALS
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -53,7 +53,6 @@ _TAIL_LINES = 40
 _MAX_LINE_CHARACTERS = 2000
 _RECORD_VERSION = 1
 _KILLED = 137  # 128 + SIGKILL
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SubmissionError(Exception):
@@ -107,15 +106,6 @@ class TimeLimitError(SubmissionError):
     """The container was still running at its time limit and was killed."""
 
     kind = "timeout"
-
-
-class Interrupted(KeyboardInterrupt):
-    """The process was told to stop; `exit_code` is 128 plus the signal's number, as a shell says it."""
-
-    def __init__(self, signal_number: int) -> None:
-        """Keep the signal."""
-        super().__init__(signal.Signals(signal_number).name)
-        self.exit_code = 128 + signal_number
 
 
 def caller() -> str:
@@ -323,21 +313,6 @@ def write_record(record: RunRecord, path: Path) -> None:
     with written_whole(path) as partial:
         partial.unlink(missing_ok=True)
         partial.write_text(record.to_json(), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into `Interrupted` inside the block, so that containers are removed."""
-
-    def interrupt(signal_number: int, _: FrameType | None) -> None:
-        raise Interrupted(signal_number)
-
-    before = {n: signal.signal(n, interrupt) for n in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def parse_duration_s(text: str) -> float:
@@ -631,7 +606,7 @@ def _signals_deferred() -> Iterator[None]:
         yield  # signals are the main thread's
         return
     pending: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: pending.append(number)) for n in _SIGNALS}
+    before = {n: signal.signal(n, lambda number, _: pending.append(number)) for n in SIGNALS}
     try:
         yield
     finally:

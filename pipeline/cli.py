@@ -3,13 +3,10 @@
 torch is imported by the commands that need it: it takes seconds, and `phantom` works without it.
 """
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from evaluation.contract import STRUCTURES, label_file
+from evaluation.interruptions import Interrupted, interruptible
 from pipeline.config import OURS
 
 if TYPE_CHECKING:
@@ -27,30 +25,6 @@ _FOLDER = click.Path(path_type=Path)
 _PLAIN_WIDTH = 120  # of a table that is not shown on a terminal
 
 _progress = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-class Interrupted(KeyboardInterrupt):
-    """The process was told to stop; `exit_code` is 128 plus the signal's number, as a shell says it."""
-
-    def __init__(self, signal_number: int) -> None:
-        """Keep the signal."""
-        super().__init__(signal.Signals(signal_number).name)
-        self.exit_code = 128 + signal_number
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` inside the block, so that files in work are removed on the way out."""
-
-    def interrupt(signal_number: int, _: FrameType | None) -> None:
-        raise Interrupted(signal_number)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.command(context_settings={"show_default": True})
@@ -91,7 +65,7 @@ def predict(
     keep_large_blocks()
     results: list[CaseResult] = []
     try:
-        with _interruptible():
+        with interruptible():
             scans, ignored = find_submission_scans(input_folder)
             check_writable(output_folder)
             where = pick_device(device)
@@ -186,7 +160,7 @@ def phantom(out: Path, source: int, target: int, validation: int, preset: str, h
     from pipeline.phantom import make_cohort
 
     try:
-        with _interruptible():
+        with interruptible():
             files = make_cohort(
                 out,
                 source=source,

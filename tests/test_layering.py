@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A module imports only from rooms below its own; rooms on one line do not know each other.
 EVALUATION = [
     ["contract"],
-    ["images", "metrics"],
+    ["images", "interruptions", "metrics"],
     ["outlines"],
     ["scoring"],
     ["ranking", "figures"],
@@ -33,7 +33,7 @@ PIPELINE = [
 PHANTOM = [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"]]
 
 # What the participant's side may use of the organiser's.
-SHARED = {"contract", "images", "metrics", "outlines"}
+SHARED = {"contract", "images", "interruptions", "metrics", "outlines"}
 
 ONE_FILE_EACH = {"docker": "evaluation/runner.py", "optuna": "pipeline/tuning.py"}
 
