@@ -4,6 +4,7 @@ Each command is imported when it is called, so that `evaluate` works without tor
 """
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -24,22 +25,26 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command.
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
 
         Raises:
             click.ClickException: a package that the command needs is not installed.
         """
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
         try:
-            command: click.Command = getattr(import_module(module), attribute)
+            return super().invoke(ctx)
         except ModuleNotFoundError as missing:
             raise click.ClickException(
-                f"{cmd_name}: needs the package {missing.name}, which is not installed; "
+                f"{ctx.invoked_subcommand}: needs the package {missing.name}, which is not installed; "
                 "install it with: pip install 'crossmoda-grl[segmentation,runner]'"
             ) from missing
-        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
