@@ -19,7 +19,7 @@ EVALUATION = [
 ]
 PIPELINE = [
     ["config", "allocator", "devices"],
-    ["cases", "preprocessing"],
+    ["cases", "preprocessing", "training_data"],
     ["patches"],
     ["phantom"],
     ["enet", "domain", "losses"],
