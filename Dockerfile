@@ -4,7 +4,13 @@
 
 ARG BASE=python:3.11-slim-bookworm
 
-# --- Packages. Rebuilt only when pyproject.toml, requirements.lock or the wheelhouse change. ---
+# --- What is needed. A stage of its own, so that the next one sees a change of the list alone. ---
+FROM ${BASE} AS requirements
+WORKDIR /build
+COPY image/requirements.py pyproject.toml ./
+RUN python3 requirements.py >requirements.txt
+
+# --- Packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
 FROM ${BASE} AS packages
 # cpu: PyTorch's own index, without CUDA. cuda: PyPI's build, which brings CUDA along.
 # With wheels in wheelhouse/ nothing is downloaded, and the torch among them is taken.
@@ -13,11 +19,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /build
 # pip stays outside of the environment that it fills, and so out of the image.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/crossmoda-grl/venv
-COPY image/requirements.py requirements.lock pyproject.toml ./
+COPY --from=requirements /build/requirements.txt ./
+COPY requirements.lock ./
 RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
     set -eu; \
     pip="/opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python"; \
-    python3 requirements.py >requirements.txt; \
     if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
         $pip install --no-index --find-links /wheelhouse -c requirements.lock -r requirements.txt; \
     else \
@@ -40,7 +46,7 @@ RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
 
 # --- This project, apart from its packages: a change of the code makes a layer of a few megabytes. ---
 FROM packages AS project
-COPY LICENSE README.md crossmoda_grl.py ./
+COPY LICENSE README.md pyproject.toml crossmoda_grl.py ./
 COPY evaluation evaluation
 COPY pipeline pipeline
 RUN set -eu; \

@@ -15,6 +15,11 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 # the index of CPU builds holds nothing else that is wanted.
 wheelhouse: wheelhouse/$(TORCH).txt
 
+# The list alone, without the wheels, is nothing.
+ifeq ($(wildcard wheelhouse/*.whl),)
+.PHONY: wheelhouse/$(TORCH).txt
+endif
+
 wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
