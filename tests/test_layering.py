@@ -24,6 +24,7 @@ PIPELINE = [
     ["phantom"],
     ["enet", "domain", "losses"],
     ["sampling", "sliding_window"],
+    ["cache"],
     ["checkpoints"],
     ["inference", "picture"],
     ["submission", "training"],
