@@ -246,11 +246,10 @@ def run(
             record = runner.run_submission(settings, input_folder, output_folder, per_case=per_case, observer=observer)
         runner.write_record(record, output_folder / "run.json")
     click.echo(run_table(record))
-    if reference is not None:
-        write_scores(image, reference, output_folder, csv_file, json_file)
+    scored = reference is None or write_scores(image, reference, output_folder, csv_file, json_file)
     for failure in record.failures:
         click.echo(f"failed ({failure.kind}): {failure}", err=True)
-    sys.exit(0 if record.succeeded else 1)
+    sys.exit(0 if record.succeeded and scored else 1)
 
 
 @contextmanager
@@ -273,8 +272,8 @@ def running() -> Iterator[ModuleType]:
         sys.exit(interrupted.exit_code)
 
 
-def write_scores(team: str, reference: Path, prediction: Path, csv_file: Path | None, json_file: Path | None) -> None:
-    """Score a run's label maps, show the scores and write them where they are wanted."""
+def write_scores(team: str, reference: Path, prediction: Path, csv_file: Path | None, json_file: Path | None) -> bool:
+    """Score a run's label maps, show the scores, write them where wanted; return whether every file could be used."""
     from evaluation.scoring import score_cohort, to_json, write_csv
 
     with told():
@@ -286,6 +285,7 @@ def write_scores(team: str, reference: Path, prediction: Path, csv_file: Path | 
             write_text(json_file, to_json([cohort]))
     click.echo(score_table(cohort))
     tell_findings(cohort)
+    return not cohort.failed
 
 
 def run_table(record: "RunRecord") -> str:

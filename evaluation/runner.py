@@ -199,6 +199,9 @@ class RunRecord:
 class Observer(Protocol):
     """Is told what happens while containers run."""
 
+    def begin(self, total: int) -> None:
+        """Expect so many label maps."""
+
     def log(self, line: str) -> None:
         """Take a line of a container's log, printable characters only; comes from another thread."""
 
@@ -228,13 +231,17 @@ class ConsoleObserver:
         """Leave the bar as it is."""
         self._bar.stop()
 
+    def begin(self, total: int) -> None:
+        """Let the bar know its length."""
+        self._bar.update(self._task, total=total)
+
     def log(self, line: str) -> None:
         """Print a log line, marked as the container's."""
         self._print(f"| {line}")
 
     def case_done(self, number: int, total: int, case: str, seconds: float) -> None:
         """Print `k/N case seconds` and move the bar."""
-        self._bar.update(self._task, completed=number, total=total)
+        self._bar.update(self._task, completed=number)
         self._print(f"{number}/{total} {case} {seconds:.1f} s")
 
     def failed(self, message: str) -> None:
@@ -276,6 +283,7 @@ def run_submission(
     started = datetime.now(UTC)
     with _engine() as engine:
         image = _find_image(engine, settings.image)
+        observer.begin(len(scans))
         appearance = _Appearance(output_folder, scans, observer)
         containers = []
         output = Mount(OUTPUT, str(output_folder.resolve()), "bind")
