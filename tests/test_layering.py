@@ -26,7 +26,7 @@ PIPELINE = [
     ["sampling", "sliding_window"],
     ["cache"],
     ["checkpoints"],
-    ["inference", "picture"],
+    ["inference", "picture", "batch_statistics"],
     ["submission", "training"],
     ["cli"],
 ]
