@@ -4,34 +4,39 @@ Source: Kondo 2021, Sections 2 and 3.
 """
 
 import copy
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 from evaluation.contract import LABEL_SUFFIX, SOURCE_SUFFIX, Structure, files_by_case
 from evaluation.metrics import count_overlap, dice
-from pipeline.cases import array_from, read_mask, read_scan
+from pipeline.cache import normalised_volume, structure_mask
 from pipeline.checkpoints import Segmenter
 from pipeline.config import OURS, PAPER
 from pipeline.domain import DomainClassifier, reversal_weight
 from pipeline.enet import ENet3d
 from pipeline.losses import adaptation_loss, domain_loss, supervised_loss
-from pipeline.preprocessing import normalise, resample_to_spacing
 from pipeline.sampling import TrainingVolume, epoch_batches
 from pipeline.sliding_window import predict_volume
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a phase needs to know beside its data; `paper_recipe` gives the paper's.
 
-    `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is always validated.
+    `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is always validated; `channels`
+    are the network's, ENet's own by default.
     """
 
     window: int
@@ -46,6 +51,7 @@ class Recipe:
     overlap: float = OURS.overlap
     mirror: bool = False
     validate_every: int = 1
+    channels: tuple[int, int, int] = (16, 64, 128)
 
     def departures(self, structure: Structure) -> dict[str, str]:
         """Name every setting that is not the paper's, or not our default where the paper is silent."""
@@ -101,21 +107,156 @@ class Trained:
     history: tuple[Epoch, ...]
 
 
+class PhaseState:
+    """All that a phase carries from step to step: what a checkpoint must hold for it to end as if never interrupted.
+
+    `epoch` counts finished epochs, `batches_done` the batches of the one under way, `steps_done` all of them.
+    """
+
+    def __init__(
+        self,
+        network: ENet3d,
+        classifier: DomainClassifier | None,
+        *,
+        rate: float,
+        epochs: int,
+        batches_per_epoch: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Begin a phase: Adam and a cosine over `epochs` for the network's and the classifier's parameters."""
+        self.network, self.classifier = network, classifier
+        trained = [*network.parameters(), *(classifier.parameters() if classifier else ())]
+        self.optimiser = torch.optim.Adam(trained, lr=rate)
+        # Stepped once an epoch, our choice, because the paper counts in epochs.
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, T_max=epochs)
+        self.epochs, self.batches_per_epoch = epochs, batches_per_epoch
+        self.epoch = self.batches_done = self.steps_done = 0
+        self.history: list[Epoch] = []
+        self.best: ENet3d | None = None
+        self.best_epoch, self.best_dice = 0, -1.0
+        self._rng, self._rng_at_start = rng, rng.bit_generator.state
+        self._sums: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def epochs_left(self) -> Iterator[int]:
+        """Yield the numbers of the epochs to do, from 1, or from the one that a checkpoint was saved in."""
+        while self.epoch < self.epochs:
+            self._rng_at_start = self._rng.bit_generator.state
+            yield self.epoch + 1
+
+    def batches_left(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield an epoch's batches that are to do; those done are drawn again, so that the random stream goes on."""
+        return islice(batches, self.batches_done, None)
+
+    def add_step(self, **losses: torch.Tensor) -> None:
+        """Count a batch, and add its losses, each of shape (), to the epoch's means."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        self.batches_done += 1
+        self.steps_done += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean losses of the epoch under way, by name."""
+        return {name: total / self.batches_done for name, total in self._sums.items()}
+
+    def finish_epoch(self, scores: Validation | None) -> Epoch:
+        """End an epoch: step the schedule, keep the network where it is the best so far."""
+        self.epoch += 1
+        now = time.perf_counter()
+        epoch = Epoch(self.epoch, float(self.schedule.get_last_lr()[0]), self.means(), scores, now - self._since)
+        self._since = now
+        self.schedule.step()
+        self.history.append(epoch)
+        if scores is not None and scores.mean_dice > self.best_dice:
+            self.best, self.best_epoch = copy.deepcopy(self.network).eval(), self.epoch
+            self.best_dice = scores.mean_dice
+        self.batches_done, self._sums = 0, {}
+        return epoch
+
+    def trained(self) -> Trained:
+        """Return what the phase came to."""
+        return Trained(self.best or self.network, self.network.eval(), self.best_epoch, tuple(self.history))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as tensors and one JSON text, which `torch.load(weights_only=True)` takes."""
+        progress = {
+            "epoch": self.epoch,
+            "batches_done": self.batches_done,
+            "steps_done": self.steps_done,
+            "best_epoch": self.best_epoch,
+            "best_dice": self.best_dice,
+            "history": [_epoch_as_json(epoch) for epoch in self.history],
+            "sums": self._sums,
+            "seconds": time.perf_counter() - self._since,
+            # Amid an epoch its start, from which the batches done are drawn again.
+            "rng": self._rng_at_start if self.batches_done else self._rng.bit_generator.state,
+        }
+        return {
+            "network": self.network.state_dict(),
+            "classifier": self.classifier.state_dict() if self.classifier else None,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "best": self.best.state_dict() if self.best else None,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "progress": json.dumps(progress),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave for the same network and recipe.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the state of something else.
+        """
+        progress = json.loads(saved["progress"])
+        self.network.load_state_dict(saved["network"])
+        if self.classifier is not None:
+            self.classifier.load_state_dict(saved["classifier"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+        if saved["best"] is not None:
+            self.best = copy.deepcopy(self.network).eval()
+            self.best.load_state_dict(saved["best"])
+        for name in ("epoch", "batches_done", "steps_done", "best_epoch", "best_dice"):
+            setattr(self, name, progress[name])
+        self.history = [_epoch_from_json(epoch) for epoch in progress["history"]]
+        self._sums = progress["sums"]
+        self._since = time.perf_counter() - progress["seconds"]
+        self._rng.bit_generator.state = progress["rng"]
+        torch.set_rng_state(saved["torch_rng"])
+        if torch.cuda.is_available() and len(saved["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
+
+class Watcher:
+    """What looks on while a phase runs: progress, pictures, checkpoints. Each method may be left as it is.
+
+    The state is whole whenever one is called, so any of them may save it, and may end the phase by raising.
+    """
+
+    def started(self, state: PhaseState) -> None:
+        """See the state before the first step; a saved one may be put back here."""
+
+    def stepped(self, state: PhaseState) -> None:
+        """See the state after every step."""
+
+    def validated(self, state: PhaseState, volume: TrainingVolume, prediction: NDArray[np.bool_]) -> None:
+        """See a validation case and its prediction, bool `(D, H, W)`."""
+
+    def finished_epoch(self, state: PhaseState) -> None:
+        """See the state after every epoch, which is the last of its history."""
+
+
 def read_training_volume(
     case: str, scan: Path, labels: Path | None, structure: Structure, spacing_mm: float = PAPER.spacing_mm
 ) -> TrainingVolume:
     """Read a case as training sees it: resampled, normalised, with the structure's mask where there are labels.
 
-    The mask is resampled linearly and cut at one half (our choice: nearest would repeat a thick slice as a stair).
-
     Raises:
         CaseError: a file that cannot be used, as `pipeline.cases.read_scan`.
     """
-    volume, _ = normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))
-    if labels is None:
-        return TrainingVolume(case, volume)
-    mask = resample_to_spacing(sitk.Cast(read_mask(labels, structure), sitk.sitkFloat32), spacing_mm)
-    return TrainingVolume(case, volume, array_from(mask) >= 0.5)
+    volume = normalised_volume(scan, spacing_mm)
+    return TrainingVolume(case, volume, structure_mask(labels, structure, spacing_mm) if labels else None)
 
 
 def read_training_volumes(folder: Path, structure: Structure, suffix: str = SOURCE_SUFFIX) -> list[TrainingVolume]:
@@ -131,9 +272,17 @@ def read_training_volumes(folder: Path, structure: Structure, suffix: str = SOUR
 
 
 def validate(
-    network: ENet3d, volumes: Sequence[TrainingVolume], structure: Structure, recipe: Recipe, device: torch.device
+    network: ENet3d,
+    volumes: Sequence[TrainingVolume],
+    structure: Structure,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    watch: Callable[[TrainingVolume, NDArray[np.bool_]], None] = lambda _volume, _prediction: None,
 ) -> Validation:
     """Predict whole volumes by the sliding window that predicts scans, and compare at 0.5 mm; leaves eval mode on.
+
+    `watch` is called with every volume and its prediction, bool `(D, H, W)`.
 
     Raises:
         ValueError: a volume without a mask, or with an empty one.
@@ -151,10 +300,12 @@ def validate(
             windows_per_pass=OURS.windows_per_pass[structure],
             device=device,
         )
-        overlap = count_overlap(volume.mask, probability >= 0.5)
+        prediction = probability >= 0.5
+        overlap = count_overlap(volume.mask, prediction)
         scores[volume.case] = dice(overlap)
         predicted_voxels += overlap.prediction_voxels
         true_voxels += overlap.reference_voxels
+        watch(volume, prediction)
     return Validation(scores, predicted_voxels / true_voxels)
 
 
@@ -168,6 +319,7 @@ def train_supervised(
     device: torch.device | str = "cpu",
     network: ENet3d | None = None,
     report: Callable[[Epoch], None] = lambda _epoch: None,
+    watch: Watcher | None = None,
 ) -> Trained:
     """Phase 1: train on the source domain with L_S (Eq. 1), keep what scores best on its validation cases.
 
@@ -180,6 +332,7 @@ def train_supervised(
         device: where to train.
         network: to go on with; a new one by default.
         report: called after every epoch.
+        watch: sees the state at every step, and may put a saved one back.
 
     Raises:
         ValueError: volumes that the sampler or the validation refuses.
@@ -189,16 +342,17 @@ def train_supervised(
     """
     device = torch.device(device)
     torch.manual_seed(int(rng.integers(2**31)))
-    network = (network or ENet3d(classes=OURS.classes)).to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.supervised_rate)
-    # Stepped once an epoch, our choice, because the paper counts in epochs.
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
-    progress = _Progress(network, report)
+    network = (network or ENet3d(classes=OURS.classes, channels=recipe.channels)).to(device)
+    batches_per_epoch = -(-len(training) * recipe.patches_per_volume // recipe.batch_size)
+    state = PhaseState(
+        network, None, rate=recipe.supervised_rate, epochs=recipe.epochs, batches_per_epoch=batches_per_epoch, rng=rng
+    )
+    optimiser, watch = state.optimiser, watch or Watcher()
+    watch.started(state)
 
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in state.epochs_left():
         network.train()
-        losses = _Means()
-        for batch in epoch_batches(
+        batches = epoch_batches(
             training,
             window=recipe.window,
             batch_size=recipe.batch_size,
@@ -206,7 +360,8 @@ def train_supervised(
             patches_per_volume=recipe.patches_per_volume,
             structure_fraction=recipe.structure_fraction,
             mirror=recipe.mirror,
-        ):
+        )
+        for batch in state.batches_left(batches):
             patches = torch.from_numpy(batch.patches).to(device)
             masks = torch.from_numpy(batch.masks).to(device)
             loss = supervised_loss(network(patches), masks, recipe.dice_weight)
@@ -214,12 +369,14 @@ def train_supervised(
             optimiser.zero_grad()
             loss.total.backward()
             optimiser.step()
-            losses.add(loss=loss.total, cross_entropy=loss.cross_entropy, dice=loss.dice)
-        rate = float(schedule.get_last_lr()[0])
-        schedule.step()
-        scores = validate(network, validation, structure, recipe, device) if _is_due(epoch, recipe) else None
-        progress.finish(epoch, rate, losses, scores)
-    return progress.end()
+            state.add_step(loss=loss.total, cross_entropy=loss.cross_entropy, dice=loss.dice)
+            watch.stepped(state)
+        scores = None
+        if _is_due(epoch, recipe):
+            scores = validate(network, validation, structure, recipe, device, watch=partial(watch.validated, state))
+        report(state.finish_epoch(scores))
+        watch.finished_epoch(state)
+    return state.trained()
 
 
 def train_adaptation(
@@ -233,6 +390,7 @@ def train_adaptation(
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
     report: Callable[[Epoch], None] = lambda _epoch: None,
+    watch: Watcher | None = None,
 ) -> Trained:
     """Phase 2: train network and domain classifier on both domains with L_D (Eq. 2); the network given is left alone.
 
@@ -251,6 +409,7 @@ def train_adaptation(
         device: where to train.
         report: called after every epoch, with the adversary's health beside the losses: balanced domains the classifier
             cannot tell apart give an accuracy of 0.5 and a loss of 0.69.
+        watch: sees the state at every step, and may put a saved one back.
 
     Raises:
         ValueError: an odd batch size, or volumes that the sampler or the validation refuses.
@@ -264,9 +423,6 @@ def train_adaptation(
     torch.manual_seed(int(rng.integers(2**31)))
     network = copy.deepcopy(network).to(device)
     classifier = DomainClassifier(network.channels[-1]).to(device)
-    optimiser = torch.optim.Adam([*network.parameters(), *classifier.parameters()], lr=recipe.adaptation_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
-    progress = _Progress(network, report)
     unlabelled = [TrainingVolume(v.case, v.volume) for v in target]
     drawing: dict[str, Any] = {
         "window": recipe.window,
@@ -277,20 +433,29 @@ def train_adaptation(
         "mirror": recipe.mirror,
     }
     smaller = min(len(source), len(target)) * recipe.patches_per_volume
-    steps = recipe.epochs * -(-smaller // drawing["batch_size"])
-    step = 0
+    batches_per_epoch = -(-smaller // drawing["batch_size"])
+    steps = recipe.epochs * batches_per_epoch
+    state = PhaseState(
+        network,
+        classifier,
+        rate=recipe.adaptation_rate,
+        epochs=recipe.epochs,
+        batches_per_epoch=batches_per_epoch,
+        rng=rng,
+    )
+    optimiser, watch = state.optimiser, watch or Watcher()
+    watch.started(state)
 
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in state.epochs_left():
         network.train()
         classifier.train()
-        losses = _Means()
         pairs = zip(epoch_batches(source, **drawing), epoch_batches(unlabelled, **drawing), strict=False)
-        for of_source, of_target in pairs:
+        for of_source, of_target in state.batches_left(pairs):
             n = min(len(of_source.cases), len(of_target.cases))  # the same number, also in a domain's last batch
             patches = torch.from_numpy(np.concatenate([of_source.patches[:n], of_target.patches[:n]])).to(device)
             masks = torch.from_numpy(of_source.masks[:n]).to(device)
             is_target = torch.arange(2 * n, device=device) >= n
-            weight = reversal_weight(min(step / steps, 1.0), recipe.reversal_maximum)
+            weight = reversal_weight(min(state.steps_done / steps, 1.0), recipe.reversal_maximum)
 
             encoded = network.encoder(patches)
             supervised = supervised_loss(network.decoder(encoded)[:n], masks, recipe.dice_weight)
@@ -301,8 +466,7 @@ def train_adaptation(
             optimiser.zero_grad()
             loss.total.backward()
             optimiser.step()
-            step += 1
-            losses.add(
+            state.add_step(
                 loss=loss.total,
                 cross_entropy=supervised.cross_entropy,
                 dice=supervised.dice,
@@ -310,50 +474,23 @@ def train_adaptation(
                 domain_accuracy=((domain_logits > 0) == is_target).float().mean(),
                 reversal=torch.tensor(weight),
             )
-        rate = float(schedule.get_last_lr()[0])
-        schedule.step()
-        scores = validate(network, validation, structure, recipe, device) if _is_due(epoch, recipe) else None
-        progress.finish(epoch, rate, losses, scores)
-    return progress.end()
+            watch.stepped(state)
+        scores = None
+        if _is_due(epoch, recipe):
+            scores = validate(network, validation, structure, recipe, device, watch=partial(watch.validated, state))
+        report(state.finish_epoch(scores))
+        watch.finished_epoch(state)
+    return state.trained()
 
 
-class _Means:
-    """Running means of an epoch's numbers, by name."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
-
-    def add(self, **values: torch.Tensor) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
-        self._count += 1
-
-    def means(self) -> dict[str, float]:
-        return {name: total / self._count for name, total in self._sums.items()}
+def _epoch_as_json(epoch: Epoch) -> dict[str, Any]:
+    content = {f.name: getattr(epoch, f.name) for f in fields(epoch)}
+    return {**content, "validation": epoch.validation._asdict() if epoch.validation is not None else None}
 
 
-class _Progress:
-    """Keeps the history and the best network so far."""
-
-    def __init__(self, network: ENet3d, report: Callable[[Epoch], None]) -> None:
-        self._network, self._report = network, report
-        self._history: list[Epoch] = []
-        self._best, self._best_epoch, self._best_dice = network, 0, -1.0
-        self._since = time.perf_counter()
-
-    def finish(self, number: int, rate: float, losses: _Means, scores: Validation | None) -> None:
-        now = time.perf_counter()
-        epoch = Epoch(number, rate, losses.means(), scores, now - self._since)
-        self._since = now
-        self._history.append(epoch)
-        if scores is not None and scores.mean_dice > self._best_dice:
-            self._best, self._best_epoch = copy.deepcopy(self._network).eval(), number
-            self._best_dice = scores.mean_dice
-        self._report(epoch)
-
-    def end(self) -> Trained:
-        return Trained(self._best, self._network.eval(), self._best_epoch, tuple(self._history))
+def _epoch_from_json(content: dict[str, Any]) -> Epoch:
+    scores = content["validation"]
+    return Epoch(**{**content, "validation": None if scores is None else Validation(**scores)})
 
 
 def _is_due(epoch: int, recipe: Recipe) -> bool:

@@ -26,6 +26,7 @@ from evaluation.contract import (
 from evaluation.images import CaseError, Geometry, read_geometry
 from pipeline.config import PAPER
 
+PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
 SPLIT_PARTS = ("source_training", "source_validation", "target_training")
 _CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
 _NAMES_SHOWN = 12  # of one mistake: more do not help a reader
@@ -47,13 +48,19 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on. `split` says in a sentence how it came about, `ignored` names files that play no part."""
+    """What a run trains on, from `root`. `split` says how it came about, `ignored` names files that play no part."""
 
+    root: Path
     source_training: tuple[TrainingCase, ...]
     source_validation: tuple[TrainingCase, ...]
     target_training: tuple[TrainingCase, ...]
     split: str
     ignored: tuple[str, ...] = ()
+
+    @property
+    def is_the_papers_split(self) -> bool:
+        """Tell whether the cases were split by the paper's ids."""
+        return self.split == PAPERS_SPLIT
 
     @property
     def parts(self) -> dict[str, tuple[TrainingCase, ...]]:
@@ -119,7 +126,7 @@ def find_training_data(
     cases, problems = _with_geometry(parts)
     if problems:
         raise DataError("\n".join(problems))
-    return TrainingData(**{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
+    return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
 
 
 def _find_folders(root: Path, with_target: bool) -> tuple[list[_Found], list[_Found], list[str]]:
@@ -186,7 +193,7 @@ def _split_source(source: list[_Found], validation_cases: int | None) -> tuple[l
         training = [f for f in source if _within(ids[f.case] or 0, PAPER.source_training_ids)]
         validation = [f for f in source if _within(ids[f.case] or 0, PAPER.source_validation_ids)]
         if training and validation:
-            return training, validation, "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
+            return training, validation, PAPERS_SPLIT
     first, last = PAPER.source_validation_ids
     raise DataError(
         f"split: expected source cases crossmoda_{first} to crossmoda_{last} to validate on and earlier ones to train "
