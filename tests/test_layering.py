@@ -28,6 +28,8 @@ PIPELINE = [
     ["checkpoints"],
     ["inference", "picture", "batch_statistics"],
     ["submission", "training"],
+    ["training_report"],
+    ["runs"],
     ["cli"],
 ]
 # Inside the phantom's room.

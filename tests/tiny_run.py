@@ -1,0 +1,127 @@
+"""A run of seconds: a narrow network on two small volumes a domain. As a program it ends itself at given moments.
+
+`python -m tests.tiny_run FOLDER MOMENT...` runs it once for each moment, every time in a process of its own, forked so
+that torch is imported once, and prints how each ended: its exit code, or minus the signal's number. At the moment
+"never" it runs to its end.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch._dynamo  # Adam imports it when it is first made, which would be once in each fork
+
+from evaluation.contract import VS, Structure
+from evaluation.images import Geometry
+from evaluation.interruptions import Interrupted
+from pipeline.runs import Display, RunPlan, train_run
+from pipeline.sampling import TrainingVolume
+from pipeline.training import PhaseState, Recipe
+from pipeline.training_data import TrainingCase, TrainingData
+
+GEOMETRY = Geometry((24, 24, 24), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+RECIPE = Recipe(
+    window=16, batch_size=2, epochs=2, patches_per_volume=2, mirror=True, channels=(4, 8, 16), adaptation_rate=1e-3
+)
+
+
+def ball(case: str, seed: int, inverted: bool = False) -> TrainingVolume:
+    """A bright ball of radius 7 somewhere in noise, `(24, 24, 24)`."""
+    rng = np.random.default_rng(seed)
+    centre = rng.integers(9, 15, size=3)
+    distance = np.linalg.norm(np.moveaxis(np.indices((24, 24, 24)), 0, -1) - centre, axis=-1)
+    mask = distance < 7
+    volume = rng.normal(0, 0.3, mask.shape) + np.where(mask, 2.0, 0.0)
+    volume = ((volume - volume.mean()) / volume.std()).astype(np.float32)
+    return TrainingVolume(case, -volume, None) if inverted else TrainingVolume(case, volume, mask)
+
+
+VOLUMES = {
+    "source_training": [ball("crossmoda_1", 1), ball("crossmoda_2", 2)],
+    "source_validation": [ball("crossmoda_96", 3), ball("crossmoda_97", 4)],
+    "target_training": [ball("crossmoda_106", 5, inverted=True), ball("crossmoda_107", 6, inverted=True)],
+}
+
+
+def tiny_plan(
+    recipe: Recipe = RECIPE, phases: tuple[str, ...] = ("supervised", "adaptation"), seed: int = 0
+) -> RunPlan:
+    parts = {
+        part: tuple(TrainingCase(v.case, Path(v.case), None, GEOMETRY) for v in volumes)
+        for part, volumes in VOLUMES.items()
+    }
+    return RunPlan(VS, dict.fromkeys(phases, recipe), "tiny", TrainingData(Path(), **parts, split="by hand"), seed)
+
+
+class Ender(Display):
+    """Sends the process a signal at one moment: (phase, epoch under way, batches done, validated case or '')."""
+
+    def __init__(self, phase: str, epoch: int, batches: int, case: str, number: signal.Signals) -> None:
+        self._moment, self._number = (phase, epoch, batches, case), number
+        self._phase = ""
+
+    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+        self._phase = phase
+
+    def stepped(self, state: PhaseState) -> None:
+        self._end_at(state, "")
+
+    def validated(self, state: PhaseState, case: str) -> None:
+        self._end_at(state, case)
+
+    def _end_at(self, state: PhaseState, case: str) -> None:
+        if (self._phase, state.epoch + 1, state.batches_done, case) == self._moment:
+            os.kill(os.getpid(), self._number)
+
+
+def kill_at_a_checkpoint_s_last_byte() -> None:
+    """Die once the new checkpoint is written and has not yet taken the old one's place."""
+    sync, synced = os.fsync, 0
+
+    def deadly(file: int) -> None:
+        nonlocal synced
+        sync(file)
+        name = os.readlink(f"/proc/self/fd/{file}")
+        synced += name.endswith(".partial-checkpoint.pt")
+        if synced == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = deadly
+
+
+MOMENTS = {
+    "amid an epoch": Ender("supervised", 2, 1, "", signal.SIGKILL),
+    "amid validation": Ender("adaptation", 1, 4, "crossmoda_96", signal.SIGKILL),
+    "asked amid an epoch": Ender("supervised", 1, 1, "", signal.SIGTERM),
+    "asked amid validation": Ender("adaptation", 2, 4, "crossmoda_96", signal.SIGTERM),
+}
+
+
+def run_until(folder: Path, moment: str) -> int:
+    """Run in this process, which may not survive it; return the exit code."""
+    torch.set_num_threads(1)
+    if moment == "at a checkpoint's last byte":
+        kill_at_a_checkpoint_s_last_byte()
+    try:
+        train_run(tiny_plan(), VOLUMES, folder, device=torch.device("cpu"), display=MOMENTS.get(moment))
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    return 0
+
+
+def main(folder: Path, moments: list[str]) -> None:
+    for moment in moments:
+        if not (child := os.fork()):
+            code = 1
+            try:
+                code = run_until(folder, moment)
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
