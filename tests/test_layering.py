@@ -30,6 +30,7 @@ PIPELINE = [
     ["submission", "training"],
     ["training_report"],
     ["runs"],
+    ["recipes"],
     ["cli"],
 ]
 # Inside the phantom's room.
