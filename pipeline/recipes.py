@@ -25,7 +25,7 @@ _CPU: Mapping[tuple[Structure, str], Recipe] = {
     (VS, SUPERVISED): Recipe(64, 4, epochs=30, patches_per_volume=4, mirror=True, validate_every=6),
     (VS, ADAPTATION): Recipe(64, 4, epochs=16, patches_per_volume=2, mirror=True, validate_every=4),
     (COCHLEA, SUPERVISED): Recipe(48, 4, epochs=40, patches_per_volume=8, mirror=True, validate_every=4),
-    (COCHLEA, ADAPTATION): Recipe(48, 8, epochs=16, patches_per_volume=4, mirror=True, validate_every=4),
+    (COCHLEA, ADAPTATION): Recipe(48, 8, epochs=12, patches_per_volume=4, mirror=True, validate_every=4),
 }
 RECIPES: Mapping[str, Mapping[tuple[Structure, str], Recipe]] = {
     "paper": {(structure, phase): paper_recipe(structure) for structure in STRUCTURES for phase in PHASES},

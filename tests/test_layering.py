@@ -30,8 +30,8 @@ PIPELINE = [
     ["submission", "training"],
     ["training_report"],
     ["runs"],
-    ["recipes"],
-    ["cli"],
+    ["recipes", "export", "training_display"],
+    ["cli", "training_cli"],
 ]
 # Inside the phantom's room.
 PHANTOM = [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"]]

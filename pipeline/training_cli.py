@@ -1,0 +1,153 @@
+"""The commands that make weights: `train` and `export`. Results go to stdout, progress and messages to stderr.
+
+torch is imported when a command runs, so that `--help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from evaluation.contract import STRUCTURES
+from evaluation.interruptions import Interrupted, interruptible
+
+if TYPE_CHECKING:
+    from pipeline.runs import RunPlan
+
+_PATH = click.Path(path_type=Path)
+_STRUCTURES = [s.key for s in STRUCTURES]
+_BY_KEY = {s.key: s for s in STRUCTURES}
+_PHASES = ["supervised", "adaptation"]
+
+_messages = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--data", type=_PATH, required=True, help="Folder with the challenge's folders, 2021's or 2022's names.")
+@click.option("--runs", type=_PATH, required=True, help="Folder for the run; the same command goes on with it.")
+@click.option("--structure", type=click.Choice([*_STRUCTURES, "all"]), default="all", help="Which network.")
+@click.option("--phase", type=click.Choice([*_PHASES, "all"]), default="all", help="Phase 1, phase 2, or both.")
+@click.option("--recipe", type=click.Choice(["paper", "cpu"]), default="paper", help="cpu: reduced, for two cores.")
+@click.option("--config", type=_PATH, help="TOML file with changes to the recipe.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each phase.  [default: the recipe's]")
+@click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part.")
+@click.option(
+    "--validation-cases",
+    type=click.IntRange(min=1),
+    help="Validate on the last N source cases, not on the paper's ids.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same weights on the CPU.")
+@click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]")
+def train(
+    data: Path,
+    runs: Path,
+    structure: str,
+    phase: str,
+    recipe: str,
+    config: Path | None,
+    epochs: int | None,
+    split_file: Path | None,
+    validation_cases: int | None,
+    device: str,
+    seed: int,
+    cache: Path | None,
+) -> None:
+    """Train the paper's two phases, from folders of scans to networks for `export`.
+
+    Killed or interrupted, the same command goes on where it was. No label of the target domain is ever opened.
+
+    Exit code: 0 when all is trained, 1 when something is wrong, 130 or 143 when interrupted.
+    """
+    from evaluation.images import CaseError
+    from pipeline.allocator import keep_large_blocks
+    from pipeline.cache import cached_volumes
+    from pipeline.devices import DeviceError, is_out_of_memory, pick_device
+    from pipeline.recipes import ConfigError, chosen_recipes
+    from pipeline.runs import ADAPTATION, RunError, RunPlan, train_run
+    from pipeline.training_data import DataError, find_training_data
+    from pipeline.training_display import ProgressDisplay
+
+    keep_large_blocks()
+    phases = _PHASES if phase == "all" else [phase]
+    structures = STRUCTURES if structure == "all" else (_BY_KEY[structure],)
+    try:
+        with interruptible():
+            recipes = {s: chosen_recipes(recipe, s, config=config, epochs=epochs) for s in structures}
+            where = pick_device(device)
+            found = find_training_data(
+                data, split_file=split_file, validation_cases=validation_cases, with_target=ADAPTATION in phases
+            )
+            plans = [RunPlan(s, {p: recipes[s][p] for p in phases}, recipe, found, seed) for s in structures]
+            _messages.print(f"{data}, on {where}\n{found}", markup=False)
+            for plan in plans:
+                _print_departures(plan)
+            for plan in plans:
+                volumes = {
+                    part: cached_volumes(
+                        cache or runs / "cache", cases, plan.structure, report=_Counter(part, len(cases))
+                    )
+                    for part, cases in found.parts.items()
+                }
+                with ProgressDisplay(_messages) as display:
+                    summary = train_run(plan, volumes, runs / plan.structure.key, device=where, display=display)
+                click.echo(summary)
+    except (DataError, ConfigError, RunError, CaseError, DeviceError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except FloatingPointError as error:
+        raise click.ClickException(f"{error}; the last good checkpoint is kept in {runs}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise click.ClickException(
+            f"memory: expected room for a step, got none left ({str(error).splitlines()[0]}); "
+            "lower batch_size or window in a --config file"
+        ) from error
+    except Interrupted as interrupted:
+        _messages.print(f"interrupted by {interrupted}; all is saved in {runs}, the same command goes on from there")
+        sys.exit(interrupted.exit_code)
+
+
+class _Counter:
+    """Says on a terminal how many of a part's scans are preprocessed, in one line that is written over."""
+
+    def __init__(self, part: str, total: int) -> None:
+        self._part, self._total, self._done = part.replace("_", " "), total, 0
+
+    def __call__(self, case: str) -> None:
+        self._done += 1
+        if _messages.is_terminal:
+            end = "\n" if self._done == self._total else "\r"
+            _messages.print(f"{self._part}: {self._done}/{self._total} ready ({case})   ", end=end, markup=False)
+        elif self._done == self._total:
+            _messages.print(f"{self._part}: {self._total} ready", markup=False)
+
+
+def _print_departures(plan: "RunPlan") -> None:
+    for phase in plan.phases:
+        named = plan.departures(phase)
+        line = "; ".join(f"{name} {what}" for name, what in named.items()) or "none"
+        _messages.print(f"{plan.structure.title} {phase}, departures from the paper: {line}", markup=False)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("run", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Folder for {structure}.safetensors and its card.")
+@click.option("--phase", type=click.Choice(_PHASES), help="Whose network.  [default: the last phase of the run]")
+@click.option("--epoch", "which", type=click.Choice(["best", "last"]), help="[default: phase 1's best, phase 2's last]")
+@click.option("--note", default="", help="A line for the card.")
+def export(run: Path, out: Path, phase: str | None, which: str | None, note: str) -> None:
+    """Write a RUN's networks in the form that `predict` loads, each with a card that tells where it comes from.
+
+    RUN is the folder that `train --runs` was given, or one structure's folder in it.
+    """
+    from pipeline.export import export_run, structure_runs
+    from pipeline.runs import RunError
+
+    try:
+        for structure, folder in structure_runs(run).items():
+            click.echo(export_run(folder, structure, out, phase=phase, which=which, note=note))
+    except (RunError, OSError) as error:
+        raise click.ClickException(str(error)) from error
