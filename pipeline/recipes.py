@@ -5,7 +5,7 @@ screen, in a run's settings and on a card of weights.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,14 @@ class ConfigError(Exception):
 
 
 def chosen_recipes(
-    name: str, structure: Structure, *, config: Path | None = None, epochs: int | None = None
+    name: str,
+    structure: Structure,
+    *,
+    phases: Sequence[str] = PHASES,
+    config: Path | None = None,
+    epochs: int | None = None,
 ) -> dict[str, Recipe]:
-    """Return a structure's recipe for each phase: the named one, then the file's changes, then the number of epochs.
+    """Return a structure's recipe for each phase: the named one, then the file's changes, then the epochs given.
 
     A configuration file is TOML. Its keys are those of `Recipe`; keys at the top hold for everything, those under
     `[supervised]`, `[vs]` or `[vs.supervised]` for what they name, the narrower table counting::
@@ -54,7 +59,7 @@ def chosen_recipes(
     """
     changes = _read(config) if config is not None else {}
     recipes = {}
-    for phase in PHASES:
+    for phase in phases:
         recipe = RECIPES[name][structure, phase]
         of_structure = changes.get(structure.key, {})
         for table in (changes, changes.get(phase, {}), of_structure, of_structure.get(phase, {})):

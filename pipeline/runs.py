@@ -60,6 +60,12 @@ CHECKPOINT_FILE, SETTINGS_FILE = "checkpoint.pt", "settings.json"
 _SAVE_EVERY_S = 600.0
 _SLICES_SHOWN = 4
 _ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum")
+_PAPERS_CASES = {
+    part: last - first + 1
+    for part, (first, last) in zip(
+        SPLIT_PARTS, (PAPER.source_training_ids, PAPER.source_validation_ids, PAPER.target_training_ids), strict=True
+    )
+}
 
 
 class RunError(Exception):
@@ -88,6 +94,13 @@ class RunPlan:
             named = {name: what for name, what in named.items() if name not in _ADAPTATION_ONLY}
         if not self.data.is_the_papers_split:
             named["split"] = f"{self.data.split}, instead of the paper's ids"
+        counts = {part: (len(self.data.parts[part]), paper) for part, paper in _PAPERS_CASES.items()}
+        if fewer := [
+            f"{part.replace('_', ' ')} {ours} instead of {paper}"
+            for part, (ours, paper) in counts.items()
+            if ours != paper and (phase == ADAPTATION or part != "target_training")
+        ]:
+            named["cases"] = ", ".join(fewer)
         return named
 
 
@@ -209,6 +222,8 @@ class _Keeper(Watcher):
                     f"{path}: expected a state of this network and recipe, got another ({error}); "
                     "choose another run folder, or remove this one to start anew"
                 ) from error
+            # A kill may have come between the checkpoint and its records.
+            self._write_records(state)
         self._display.phase_started(self._structure, self._phase, state)
 
     def stepped(self, state: PhaseState) -> None:
@@ -225,19 +240,19 @@ class _Keeper(Watcher):
     def finished_epoch(self, state: PhaseState) -> None:
         self._save(state)
         self._display.epoch_finished(state)
+        self._write_records(state)
+        self._stop.check()
+
+    def _write_records(self, state: PhaseState) -> None:
+        if not state.history:
+            return
         title = f"{self._structure.title}, {self._phase}"
         write_history(state.history, self._folder / "history.csv")
         draw_curves(state.history, self._folder / "curves.png", title=title)
         if self._slices:
-            draw_slices(
-                self._slices,
-                self._structure,
-                PAPER.spacing_mm,
-                self._folder / "slices.png",
-                title=f"{title}, epoch {state.epoch}",
-            )
+            note = f"{title}, epoch {state.epoch}"
+            draw_slices(self._slices, self._structure, PAPER.spacing_mm, self._folder / "slices.png", title=note)
             self._slices = []
-        self._stop.check()
 
     def _save_if_asked(self, state: PhaseState) -> None:
         if self._stop.signal_number is not None or time.perf_counter() - self._saved_at > _SAVE_EVERY_S:
@@ -483,21 +498,27 @@ def _score_line(score: Mapping[str, Any]) -> str:
 def machine(device: torch.device) -> str:
     """Describe where a run is made: processor, cores, GPU, torch."""
     name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # Linux, where platform knows the architecture alone
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    return f"{name}, {cores} cores, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+    return f"{name}, {cores} cores, threads: {torch.get_num_threads()}{gpu}, torch {torch.__version__}"
 
 
 def commit() -> str | None:
     """Return the commit that the code stands at, with `+` where it was changed since; None where none is known."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None  # an installed package, perhaps inside another project's repository
     try:
         head, changed = (
             subprocess.run(
                 ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "pipeline"])
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # no git here, or an installed package
+        return None  # no git here
     return head + ("+" if changed else "")

@@ -50,9 +50,14 @@ class TrainingVolume:
         return np.flatnonzero(self.mask) if self.mask is not None else np.empty(0, dtype=np.intp)
 
     @cached_property
+    def mean(self) -> np.float32:
+        """Return the mean of all voxels; kept, because a volume may be mapped from disk."""
+        return self.volume.mean()
+
+    @cached_property
     def head_voxels(self) -> NDArray[np.intp]:
         """List the voxels above the volume's mean as flat indices: our stand-in for the head, which is not air."""
-        return np.flatnonzero(self.volume > self.volume.mean())
+        return np.flatnonzero(self.volume > self.mean)
 
 
 class Batch(NamedTuple):
@@ -83,10 +88,10 @@ def head_centre(volume: TrainingVolume, rng: np.random.Generator) -> Shape:
 
     A threshold costs nothing and is enough: it need only keep most patches out of the air round the head.
     """
-    shape, mean = volume.volume.shape, volume.volume.mean()
+    shape = volume.volume.shape
     for _ in range(_DRAWS):
         z, y, x = rng.integers(0, shape).tolist()
-        if volume.volume[z, y, x] > mean:
+        if volume.volume[z, y, x] > volume.mean:
             return z, y, x
     z, y, x = np.array(np.unravel_index(rng.choice(volume.head_voxels), shape)).tolist()
     return z, y, x

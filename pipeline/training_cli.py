@@ -75,12 +75,12 @@ def train(
     structures = STRUCTURES if structure == "all" else (_BY_KEY[structure],)
     try:
         with interruptible():
-            recipes = {s: chosen_recipes(recipe, s, config=config, epochs=epochs) for s in structures}
+            recipes = {s: chosen_recipes(recipe, s, phases=phases, config=config, epochs=epochs) for s in structures}
             where = pick_device(device)
             found = find_training_data(
                 data, split_file=split_file, validation_cases=validation_cases, with_target=ADAPTATION in phases
             )
-            plans = [RunPlan(s, {p: recipes[s][p] for p in phases}, recipe, found, seed) for s in structures]
+            plans = [RunPlan(s, recipes[s], recipe, found, seed) for s in structures]
             _messages.print(f"{data}, on {where}\n{found}", markup=False)
             for plan in plans:
                 _print_departures(plan)

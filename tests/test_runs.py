@@ -123,6 +123,9 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
     record = json.loads((whole / "adaptation" / "settings.json").read_text())["record"]
     assert record["departures"]["window"] == "16 instead of 128"
     assert record["departures"]["split"] == "by hand, instead of the paper's ids"
+    assert record["departures"]["cases"] == (
+        "source training 2 instead of 95, source validation 2 instead of 10, target training 2 instead of 105"
+    )
     summary = (whole / "summary.md").read_text()
     assert "## Phase 1, supervised" in summary
     assert "## Phase 2, adaptation" in summary
@@ -231,6 +234,31 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert calls == [".partial-checkpoint.pt"] * 2
     assert progress_of(read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt"))["epoch"] == 1
     assert not list((tmp_path / "vs" / "supervised").glob(".partial*"))
+
+
+def test_a_long_epoch_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_SAVE_EVERY_S", -1.0)
+    saved: list[tuple[int, int]] = []
+    state_dict = training.PhaseState.state_dict
+    monkeypatch.setattr(
+        training.PhaseState,
+        "state_dict",
+        lambda self: (saved.append((self.epoch, self.batches_done)), state_dict(self))[1],
+    )
+    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    # After each of two batches, after each of two validation cases, and when the epoch is finished.
+    assert saved == [(0, 1), (0, 2), (0, 2), (0, 2), (1, 0)]
+
+
+def test_records_that_a_kill_prevented_are_written_by_the_next_start(tmp_path: Path) -> None:
+    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    records = [tmp_path / "vs" / "supervised" / name for name in ("history.csv", "curves.png")]
+    for record in records:
+        record.unlink()
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    assert all(record.exists() for record in records)
 
 
 def test_a_second_signal_ends_at_once() -> None:
