@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from evaluation.contract import Structure
 from pipeline.runs import Display
@@ -22,9 +22,8 @@ class ProgressDisplay(Display):
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -61,9 +60,12 @@ class ProgressDisplay(Display):
         self._task = self._bar.add_task(self._title, total=total, completed=state.steps_done, status="")
 
     def stepped(self, state: PhaseState) -> None:
-        """Show the epoch's mean losses so far, and the time left."""
-        losses = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in state.means().items())
-        self._show(state, f"batch {state.batches_done}/{state.batches_per_epoch}, {losses}")
+        """Show the epoch's mean loss so far, in phase 2 the domain classifier's accuracy, and the time left."""
+        means = state.means()
+        parts = [f"batch {state.batches_done}/{state.batches_per_epoch}", f"loss {means['loss']:.3f}"]
+        if "domain_accuracy" in means:
+            parts.append(f"domain {means['domain_accuracy']:.2f}")
+        self._show(state, " ".join(parts))
 
     def validated(self, state: PhaseState, case: str) -> None:
         """Show which validation case is done."""
@@ -78,12 +80,12 @@ class ProgressDisplay(Display):
 
     def _show(self, state: PhaseState, status: str) -> None:
         left = self._left(state)
-        epoch = f"{self._title} epoch {state.epoch + 1}/{state.epochs}"
+        epoch = f"{self._title} {state.epoch + 1}/{state.epochs}"
         if self._task is not None:
             described = f"{status}, {left}" if left else status
             self._bar.update(self._task, completed=state.steps_done, description=epoch, status=described)
         if not self._console.is_terminal and time.perf_counter() - self._spoke_at > _LINE_EVERY_S:
-            self._say(f"{epoch}: {status}, {left}")
+            self._say(f"{epoch}: {status}{f', {left}' if left else ''}")
 
     def _left(self, state: PhaseState) -> str:
         """Say how long the phase will last, by this process's steps so far, validation included."""
@@ -91,7 +93,7 @@ class ProgressDisplay(Display):
         to_do = state.epochs * state.batches_per_epoch - state.steps_done
         if not done or not to_do:
             return ""
-        return f"about {duration((time.perf_counter() - self._since) / done * to_do)} left"
+        return f"{duration((time.perf_counter() - self._since) / done * to_do)} left"
 
     def _say(self, line: str) -> None:
         self._spoke_at = time.perf_counter()

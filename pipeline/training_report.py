@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from evaluation.contract import Structure
 from evaluation.images import written_whole
@@ -24,7 +25,8 @@ from pipeline.training import Epoch
 _DOTS_PER_INCH = 100
 _DARK, _LIGHT = "#101418", "#e8eaed"
 _PANEL_INCHES = 3.0
-_CLOSE_UP_MARGIN_MM = 8.0
+_CLOSE_UP_MARGIN_MM = 7.0
+_CLOSE_UP_MM = 22.0
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's
 
 
@@ -150,24 +152,30 @@ def draw_slices(
     """
     if not slices:
         raise ValueError("slices: expected at least one, got none; validate first")
-    figure = Figure(figsize=(_PANEL_INCHES * len(slices), 2 * _PANEL_INCHES + 0.8), facecolor=_DARK)
+    figure = Figure(figsize=(_PANEL_INCHES * len(slices), 2 * _PANEL_INCHES + 1.2), facecolor=_DARK)
     grid = figure.subplots(2, len(slices), squeeze=False)
     spacing = (spacing_mm, spacing_mm)
     for column, shown in zip(grid.T, slices, strict=True):
         reference, prediction = (mask * np.uint8(structure.label) for mask in (shown.reference, shown.prediction))
         # Round the reference: a prediction that is all over the place would show nothing close up.
-        round_what = shown.reference if shown.reference.any() else shown.prediction
-        near = field_round([round_what], spacing, margin_mm=_CLOSE_UP_MARGIN_MM)
+        body = _largest(shown.reference if shown.reference.any() else shown.prediction)
+        near = field_round([body], spacing, margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
         for axes, field in zip(column, (None, near), strict=True):
             draw_outlines(
                 axes, shown.scan, reference, prediction, spacing, field=field, structures=[structure], marks=False
             )
         column[0].set_title(f"{shown.case}\nDice {shown.dice:.3f}", color=_LIGHT, fontsize=9)
-    figure.text(0.01, 0.01, title, color=_LIGHT, fontsize=9, ha="left", va="bottom")
-    figure.legend(handles=legend_lines(), loc="lower right", ncols=2, frameon=False, labelcolor=_LIGHT, fontsize=9)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.07, wspace=0.03, hspace=0.03)
+    figure.suptitle(title, color=_LIGHT, fontsize=10)
+    figure.legend(handles=legend_lines(), loc="lower center", ncols=2, frameon=False, labelcolor=_LIGHT, fontsize=9)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.87, bottom=0.06, wspace=0.03, hspace=0.03)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_DARK, format="png")
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask `(H, W)`: a cochlea of the two."""
+    components, count = ndimage.label(mask)
+    return mask if count < 2 else components == 1 + np.argmax(np.bincount(components.ravel())[1:])
 
 
 def write_summary(path: Path, sections: Mapping[str, Mapping[str, str]], *, title: str) -> None:

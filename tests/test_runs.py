@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from evaluation.interruptions import Interrupted
 from pipeline import runs, training
 from pipeline.runs import (
     Display,
@@ -25,7 +26,7 @@ from pipeline.runs import (
     stop_requests,
     train_run,
 )
-from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
+from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -92,12 +93,15 @@ def test_killed_at_three_moments_a_run_ends_with_the_same_weights(tmp_path: Path
 
 def test_sigterm_saves_amid_an_epoch_and_exits(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "vs"
-    assert run_until(folder, "asked amid an epoch") == [143]
-    progress = progress_of(read_checkpoint(folder / "supervised" / "checkpoint.pt"))
-    assert (progress["epoch"], progress["batches_done"]) == (0, 1)
-    assert run_until(folder, "asked amid validation") == [143]
-    progress = progress_of(read_checkpoint(folder / "adaptation" / "checkpoint.pt"))
-    assert (progress["epoch"], progress["batches_done"]) == (1, 4)
+    for moment, phase, progress in (
+        ("asked amid an epoch", "supervised", (0, 1)),
+        ("asked amid validation", "adaptation", (1, 4)),
+    ):
+        with pytest.raises(Interrupted) as interrupted:
+            train_run(tiny_plan(), VOLUMES, folder, device=CPU, display=MOMENTS[moment])
+        assert interrupted.value.exit_code == 143
+        saved = progress_of(read_checkpoint(folder / phase / "checkpoint.pt"))
+        assert (saved["epoch"], saved["batches_done"]) == progress
     train_run(tiny_plan(), VOLUMES, folder, device=CPU)
     assert_same_end(folder, whole)
 
@@ -265,5 +269,5 @@ def test_a_second_signal_ends_at_once() -> None:
     with stop_requests() as stop:
         os.kill(os.getpid(), 15)
         assert stop.signal_number == 15
-        with pytest.raises(runs.Interrupted):
+        with pytest.raises(Interrupted):
             os.kill(os.getpid(), 15)
