@@ -2,7 +2,8 @@
 
 A file's name holds a digest of all that its voxels depend on: the source file's place, size and time of change, the
 settings, the structure, and the code that makes them. A file that is there is therefore current, and a stale one is
-never found; nothing has to be kept beside it. Files are whole or absent. The paper's 210 scans need some 50 GB (reckoned).
+never found; nothing has to be kept beside it. Files are whole or absent. The paper's 210 scans will need some 50 GB
+(reckoned).
 """
 
 import fcntl

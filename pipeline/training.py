@@ -6,6 +6,7 @@ Source: Kondo 2021, Sections 2 and 3.
 import copy
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -165,7 +166,10 @@ class PhaseState:
         now = time.perf_counter()
         epoch = Epoch(self.epoch, float(self.schedule.get_last_lr()[0]), self.means(), scores, now - self._since)
         self._since = now
-        self.schedule.step()
+        with warnings.catch_warnings():
+            # After a stop amid validation no step of this process comes before, which torch takes for a mistake.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.schedule.step()
         self.history.append(epoch)
         if scores is not None and scores.mean_dice > self.best_dice:
             self.best, self.best_epoch = copy.deepcopy(self.network).eval(), self.epoch

@@ -181,7 +181,7 @@ def _split_source(source: list[_Found], validation_cases: int | None) -> tuple[l
                 f"validation cases: expected 1 to {len(source) - 1} of {len(source)} source cases, "
                 f"got {validation_cases}; at least one must validate and one train"
             )
-        rule = f"the last {validation_cases} of {len(source)} source cases validate, not the paper's ids"
+        rule = f"the last {validation_cases} of {len(source)} source cases validate"
         return source[:-validation_cases], source[-validation_cases:], rule
     ids = {found.case: _id_of_2021(found.case) for found in source}
     if all(ids.values()):

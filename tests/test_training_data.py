@@ -66,7 +66,7 @@ def test_fewer_cases_need_a_number_of_validation_cases(tmp_path: Path) -> None:
         find_training_data(tmp_path)
     data = find_training_data(tmp_path, validation_cases=1)
     assert names(data.source_validation) == ["crossmoda_10"]
-    assert data.split == "the last 1 of 3 source cases validate, not the paper's ids"
+    assert data.split == "the last 1 of 3 source cases validate"
     for number in (0, 3):
         with pytest.raises(DataError, match=f"expected 1 to 2 of 3 source cases, got {number}"):
             find_training_data(tmp_path, validation_cases=number)
