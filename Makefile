@@ -36,12 +36,13 @@ demo: $(VENV)/run.stamp
 	$(GRL) phantom --out $(DEMO)/data --source 0 --target 0 --validation 3 --preset small --seed 7
 	$(GRL) predict --input $(DEMO)/data/target_validation --output $(DEMO)/labels
 	$(GRL) picture --scans $(DEMO)/data/target_validation --labels $(DEMO)/labels \
-		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png
+		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png \
+		--note "Phantoms, not patients. The shipped networks: weights/*.json"
 	$(GRL) evaluate score --reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
 		--team crossmoda-grl --json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
 	$(GRL) evaluate report $(DEMO)/scores.json --out $(DEMO)/report.html \
 		--reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
-		--scans $(DEMO)/data/target_validation
+		--scans $(DEMO)/data/target_validation --phantom
 	@echo "Look at $(DEMO)/picture.png and $(DEMO)/report.html: phantoms, not patients."
 
 lint: $(VENV)/dev.stamp
@@ -55,6 +56,7 @@ test: lint
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/sliding_window.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/phantom_baseline.py
 
 # Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
 lock: $(VENV)/dev.stamp
