@@ -202,6 +202,21 @@ def train_run(
     return summary
 
 
+def check_run(plan: RunPlan, folder: Path) -> None:
+    """Refuse, before hours of preprocessing, what `train_run` would refuse after them.
+
+    Raises:
+        RunError: the folder holds a run with other settings, or phase 2 is asked for before phase 1 has ended.
+    """
+    if SUPERVISED not in plan.phases:
+        finished_checkpoint(folder / SUPERVISED)
+    for phase in plan.phases:
+        if (folder / phase / SETTINGS_FILE).exists():
+            there = read_settings(folder / phase)["settings"]
+            there.pop("starts_from", None)
+            _refuse_differences(folder / phase, there, _settings(plan, phase, None))
+
+
 class _Keeper(Watcher):
     """Puts a saved state back, saves new ones, and keeps the records beside them."""
 
@@ -394,15 +409,18 @@ def _claim(folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> No
     folder.mkdir(exist_ok=True)
     path = folder / SETTINGS_FILE
     if path.exists():
-        there = read_settings(folder)["settings"]
-        if differing := list(_differences(there, settings)):
-            raise RunError(
-                f"{folder}: expected the settings that this run was begun with, got others: {'; '.join(differing)}; "
-                "repeat them, or choose another --runs folder"
-            )
+        _refuse_differences(folder, read_settings(folder)["settings"], settings)
         return
     with written_whole(path) as partial:
         partial.write_text(json.dumps({"settings": settings, "record": record}, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_differences(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    if differing := list(_differences(there, now)):
+        raise RunError(
+            f"{folder}: expected the settings that this run was begun with, got others: {'; '.join(differing)}; "
+            "repeat them, or choose another --runs folder"
+        )
 
 
 def _differences(there: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -66,7 +66,7 @@ def train(
     from pipeline.cache import cached_volumes
     from pipeline.devices import DeviceError, is_out_of_memory, pick_device
     from pipeline.recipes import ConfigError, chosen_recipes
-    from pipeline.runs import ADAPTATION, RunError, RunPlan, train_run
+    from pipeline.runs import ADAPTATION, RunError, RunPlan, check_run, train_run
     from pipeline.training_data import DataError, find_training_data
     from pipeline.training_display import ProgressDisplay
 
@@ -84,6 +84,7 @@ def train(
             _messages.print(f"{data}, on {where}\n{found}", markup=False)
             for plan in plans:
                 _print_departures(plan)
+                check_run(plan, runs / plan.structure.key)
             for plan in plans:
                 volumes = {
                     part: cached_volumes(

@@ -126,9 +126,11 @@ def test_the_same_command_again_finds_all_done(data: Path, trained: tuple[Path, 
     again = train(data, runs)
     assert again.exit_code == 0, again.output
     assert "VS supervised: all 1 epochs are done" in again.stderr
-    other = train(data, runs, "--epochs", 2)
+    other = train(data, runs, "--epochs", 2, "--cache", runs / "another")
     assert other.exit_code == 1
     assert "got others: epochs was 1, is 2; repeat them, or choose another --runs folder" in other.stderr
+    assert not (runs / "another").exists()  # said before any scan was preprocessed
+    assert train(data, runs, "--phase", "adaptation").exit_code == 0
 
 
 def test_export_writes_what_predict_loads(trained: tuple[Path, Result], tmp_path: Path) -> None:
@@ -208,6 +210,7 @@ def test_mistakes_end_with_one_line_and_exit_code_1(data: Path, tmp_path: Path) 
     assert "Not a directory" in error("train", "--data", data, "--runs", tmp_path / "file", "--structure", "vs")
     adaptation = error("train", "--data", data, "--runs", runs, "--phase", "adaptation", "--structure", "vs")
     assert adaptation.endswith("vs/supervised/checkpoint.pt: expected a checkpoint, got none; train this phase first")
+    assert not runs.exists()  # said before any scan was preprocessed
     assert "expected a run, or a folder with runs vs or cochlea, got none" in error("export", tmp_path, "--out", runs)
 
 
