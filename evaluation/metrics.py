@@ -195,6 +195,8 @@ def _reachable(queries: Voxels, targets: Voxels, spacing: Distances) -> Voxels:
     Every query lies within `reach` of one chosen target: the distance from it to the farthest corner of their box.
     """
     low, high = queries.min(axis=0) * spacing, queries.max(axis=0) * spacing
+    if (targets.min(axis=0) * spacing >= low).all() and (targets.max(axis=0) * spacing <= high).all():
+        return targets  # none lies outside the queries' box
     places = targets * spacing
     chosen = places[np.argmin(((places - (low + high) / 2) ** 2).sum(axis=1))]
     reach = np.sqrt((np.maximum(np.abs(chosen - low), np.abs(chosen - high)) ** 2).sum())
@@ -216,8 +218,11 @@ def _nearest_by_transform(queries: Voxels, targets: Voxels, spacing: Distances) 
     away[tuple((targets - low).T)] = 0
     nearest = ndimage.distance_transform_edt(away, sampling=spacing, return_distances=False, return_indices=True)
     from_low = queries - low
-    steps = nearest[:, from_low[:, 0], from_low[:, 1], from_low[:, 2]].T - from_low
-    return np.sqrt(((steps * spacing) ** 2).sum(axis=1))
+    flat = np.ravel_multi_index(tuple(from_low.T), away.shape)
+    squared = np.zeros(len(queries))
+    for axis, along in enumerate(nearest):  # axis by axis, since NumPy is slow to sum across
+        squared += np.square((along.ravel()[flat] - from_low[:, axis]) * spacing[axis])
+    return np.sqrt(squared)
 
 
 def _transform_cost_ns(queries: Voxels, targets: Voxels) -> float:
