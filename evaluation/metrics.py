@@ -179,7 +179,8 @@ def surface_voxels(mask: Mask) -> Voxels:
     surface = inside & ~eroded
     flat = np.flatnonzero(surface)
     corner = [side.start for side in box]
-    return np.stack(np.unravel_index(flat, surface.shape), axis=1) + corner
+    # A column for each axis lies together in memory: everything below works axis by axis.
+    return np.stack(np.unravel_index(flat, surface.shape)).T + corner
 
 
 def _nearest_mm(queries: Voxels, targets: Voxels, spacing: Distances) -> Distances:
