@@ -40,37 +40,18 @@ def folders(tmp_path):
     return tmp_path / "in", tmp_path / "out"
 
 
+def arguments(folders, weights, *more):
+    options = ["--input", folders[0], "--output", folders[1], "--weights", weights, "--device", "cpu", *more]
+    return ["predict", *map(str, options)]
+
+
 def predict(folders, weights, *more):
-    arguments = [
-        "predict",
-        "--input",
-        folders[0],
-        "--output",
-        folders[1],
-        "--weights",
-        weights,
-        "--device",
-        "cpu",
-        *more,
-    ]
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+    return CliRunner().invoke(main, arguments(folders, weights, *more))
 
 
 def command(folders, weights, *more):
     """The same as a process of its own."""
-    arguments = [
-        "predict",
-        "--input",
-        folders[0],
-        "--output",
-        folders[1],
-        "--weights",
-        weights,
-        "--device",
-        "cpu",
-        *more,
-    ]
-    return [sys.executable, "-m", "crossmoda_grl", *map(str, arguments)]
+    return [sys.executable, "-m", "crossmoda_grl", *arguments(folders, weights, *more)]
 
 
 def scan(folder, case, *edits, array=None, **geometry):
