@@ -56,7 +56,7 @@ test: lint
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/sliding_window.py
 	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/phantom_baseline.py
+	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
 
 # Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
 lock: $(VENV)/dev.stamp
