@@ -79,8 +79,3 @@ def sorted_cases(cases: Iterable[str]) -> list[str]:
         return stem, int(digits or -1), case
 
     return sorted(cases, key=key)
-
-
-def first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first of the named folders that stands in `root`, or None."""
-    return next((root / name for name in names if (root / name).is_dir()), None)

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.contract import LABEL_SUFFIX, SOURCE_SUFFIX, Structure, files_by_case
+from evaluation.contract import Structure
 from evaluation.metrics import count_overlap, dice
-from pipeline.cache import normalised_volume, structure_mask
 from pipeline.checkpoints import Segmenter
 from pipeline.config import OURS, PAPER
 from pipeline.domain import DomainClassifier, reversal_weight
@@ -249,30 +247,6 @@ class Watcher:
 
     def finished_epoch(self, state: PhaseState) -> None:
         """See the state after every epoch, which is the last of its history."""
-
-
-def read_training_volume(
-    case: str, scan: Path, labels: Path | None, structure: Structure, spacing_mm: float = PAPER.spacing_mm
-) -> TrainingVolume:
-    """Read a case as training sees it: resampled, normalised, with the structure's mask where there are labels.
-
-    Raises:
-        CaseError: a file that cannot be used, as `pipeline.cases.read_scan`.
-    """
-    volume = normalised_volume(scan, spacing_mm)
-    return TrainingVolume(case, volume, structure_mask(labels, structure, spacing_mm) if labels else None)
-
-
-def read_training_volumes(folder: Path, structure: Structure, suffix: str = SOURCE_SUFFIX) -> list[TrainingVolume]:
-    """Read every scan `{case}{suffix}` of a folder, with its labels where `{case}_Label.nii.gz` stands beside it.
-
-    Raises:
-        CaseError: a file that cannot be used.
-        OSError: the folder cannot be listed.
-    """
-    labels = files_by_case(folder, LABEL_SUFFIX)
-    scans = files_by_case(folder, suffix)
-    return [read_training_volume(case, path, labels.get(case), structure) for case, path in scans.items()]
 
 
 def validate(

@@ -150,3 +150,20 @@ def test_two_processes_may_fill_one_cache(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+def test_scan_is_resampled_and_normalised_and_the_mask_cut_at_one_half(tmp_path):
+    labels = np.zeros((4, 6, 8), dtype=np.float64)  # on disk as in the challenge
+    labels[1:3, 2:4, 2:6] = 2.0
+    labels[0, 0, 0] = 1.0
+    scan = np.random.default_rng(0).normal(100, 20, labels.shape).astype(np.float32)
+    scan_path = write_scan(tmp_path / "crossmoda_7_ceT1.nii.gz", scan, spacing_mm=(0.5, 0.5, 1.0))
+    labels_path = write_scan(tmp_path / "crossmoda_7_Label.nii.gz", labels, spacing_mm=(0.5, 0.5, 1.0))
+    volume = normalised_volume(scan_path)
+    assert volume.shape == (8, 6, 8)
+    assert volume.mean() == pytest.approx(0, abs=1e-5)
+    assert volume.std() == pytest.approx(1, abs=1e-5)
+    expected = np.zeros((8, 6, 8), dtype=np.bool_)
+    expected[2:6, 2:4, 2:6] = True  # each slice of 1 mm became two of 0.5 mm
+    assert np.array_equal(structure_mask(labels_path, COCHLEA), expected)
+    assert np.argwhere(structure_mask(labels_path, VS)).tolist() == [[0, 0, 0], [1, 0, 0]]

@@ -2,11 +2,9 @@
 
 import copy
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from torch import nn
 
@@ -17,8 +15,6 @@ from pipeline.training import (
     Epoch,
     Recipe,
     paper_recipe,
-    read_training_volume,
-    read_training_volumes,
     train_adaptation,
     train_supervised,
     validate,
@@ -55,32 +51,6 @@ def test_the_papers_recipe() -> None:
 def test_departures_from_the_paper_are_named() -> None:
     recipe = Recipe(window=64, batch_size=4, epochs=60, mirror=True)
     assert recipe.departures(VS) == {"window": "64 instead of 128", "mirror": "True instead of False"}
-
-
-def test_reading_resamples_normalises_and_cuts_the_mask(tmp_path: Path) -> None:
-    labels = np.zeros((4, 6, 8), dtype=np.float64)  # on disk as in the challenge
-    labels[1:3, 2:4, 2:6] = 2.0
-    labels[0, 0, 0] = 1.0
-    scan = np.random.default_rng(0).normal(100, 20, labels.shape).astype(np.float32)
-    for name, array in (("crossmoda_7_ceT1", scan), ("crossmoda_7_Label", labels), ("crossmoda_8_ceT1", scan)):
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing((0.5, 0.5, 1.0))
-        sitk.WriteImage(image, tmp_path / f"{name}.nii.gz")
-    with_labels, without = read_training_volumes(tmp_path, COCHLEA)
-    assert (with_labels.case, without.case) == ("crossmoda_7", "crossmoda_8")
-    assert without.mask is None
-    assert with_labels.mask is not None
-    assert with_labels.volume.shape == (8, 6, 8)
-    assert with_labels.volume.mean() == pytest.approx(0, abs=1e-5)
-    assert with_labels.volume.std() == pytest.approx(1, abs=1e-5)
-    expected = np.zeros((8, 6, 8), dtype=np.bool_)
-    expected[2:6, 2:4, 2:6] = True  # each slice of 1 mm became two of 0.5 mm
-    assert np.array_equal(with_labels.mask, expected)
-    vs = read_training_volume(
-        "crossmoda_7", tmp_path / "crossmoda_7_ceT1.nii.gz", tmp_path / "crossmoda_7_Label.nii.gz", VS
-    )
-    assert vs.mask is not None
-    assert np.argwhere(vs.mask).tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 class Threshold(nn.Module):
