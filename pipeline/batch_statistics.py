@@ -4,7 +4,7 @@ Source: Li et al., "Revisiting Batch Normalization For Practical Domain Adaptati
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pipeline.sampling import TrainingVolume, cut_patch, head_centre
 @torch.no_grad()
 def reestimate_statistics(
     network: ENet3d,
-    volumes: Sequence[TrainingVolume],
+    volumes: Iterable[TrainingVolume],
     window: int,
     *,
     patches_per_volume: int,
@@ -30,7 +30,7 @@ def reestimate_statistics(
 
     Args:
         network: left alone; the copy is on its device, in eval mode.
-        volumes: of the domain to predict, `(D, H, W)` float32.
+        volumes: of the domain to predict, `(D, H, W)` float32; taken one at a time.
         window: side of the cubic patches in voxels.
         patches_per_volume: how many patches of each volume.
         rng: where every random draw comes from.
@@ -38,11 +38,6 @@ def reestimate_statistics(
     Raises:
         ValueError: no volume, or no patch.
     """
-    if not volumes or patches_per_volume < 1:
-        raise ValueError(
-            f"statistics: expected volumes and patches of them, got {len(volumes)} volumes, {patches_per_volume} "
-            "patches of each; name scans of the domain to predict"
-        )
     adapted = copy.deepcopy(network).eval()
     for module in adapted.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -50,9 +45,16 @@ def reestimate_statistics(
             module.momentum = None  # the mean over all batches, instead of a moving one
             module.train()
     device = next(adapted.parameters()).device
-    for volume in volumes:
+    taken = 0
+    for volume in volumes if patches_per_volume > 0 else ():
         patches = [cut_patch(volume.volume, head_centre(volume, rng), window) for _ in range(patches_per_volume)]
         adapted(torch.from_numpy(np.stack(patches)[:, None]).to(device))
+        taken += 1
+    if not taken:
+        raise ValueError(
+            f"statistics: expected volumes and patches of them, got {taken} volumes, {patches_per_volume} patches of "
+            "each; name scans of the domain to predict"
+        )
     for module, original in zip(adapted.modules(), network.modules(), strict=True):
         if isinstance(module, nn.BatchNorm3d) and isinstance(original, nn.BatchNorm3d):
             module.momentum = original.momentum

@@ -67,6 +67,8 @@ class Ours:
     structure_fraction: float = 0.5
     # An epoch takes every training volume once, with this many patches from each.
     patches_per_volume: int = 1
+    # Where batch norm's statistics are re-estimated on the target (off by default): so many patches of each scan.
+    statistics_patches: int = 4
 
 
 PAPER = Paper()

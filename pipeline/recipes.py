@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluation.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.enet import SIDE_MULTIPLE
-from pipeline.runs import ADAPTATION, PHASES, SUPERVISED
+from pipeline.runs import ADAPTATION, CONTROL, PHASES, SUPERVISED
 from pipeline.training import Recipe, paper_recipe
 
 # For some 24 phantoms a domain of the preset `small`: minutes a phase, where the paper's counts take weeks.
@@ -47,6 +47,8 @@ def chosen_recipes(
 ) -> dict[str, Recipe]:
     """Return a structure's recipe for each phase: the named one, then the file's changes, then the epochs given.
 
+    The control's follows from phase 2's (`control_recipe`), the file's changes to that included.
+
     A configuration file is TOML. Its keys are those of `Recipe`; keys at the top hold for everything, those under
     `[supervised]`, `[vs]` or `[vs.supervised]` for what they name, the narrower table counting::
 
@@ -59,7 +61,8 @@ def chosen_recipes(
     """
     changes = _read(config) if config is not None else {}
     recipes = {}
-    for phase in phases:
+    for asked in phases:
+        phase = ADAPTATION if asked == CONTROL else asked
         recipe = RECIPES[name][structure, phase]
         of_structure = changes.get(structure.key, {})
         for table in (changes, changes.get(phase, {}), of_structure, of_structure.get(phase, {})):
@@ -67,8 +70,13 @@ def chosen_recipes(
         if epochs is not None:
             recipe = replace(recipe, epochs=epochs)
         _check(recipe, phase, config)
-        recipes[phase] = recipe
+        recipes[asked] = control_recipe(recipe) if asked == CONTROL else recipe
     return recipes
+
+
+def control_recipe(adaptation: Recipe) -> Recipe:
+    """Return the recipe of the control: phase 2's epochs, rate and source patches a step, and no adversary."""
+    return replace(adaptation, batch_size=adaptation.batch_size // 2, supervised_rate=adaptation.adaptation_rate)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     RUNS/vs/summary.md
     RUNS/vs/supervised/    settings.json  checkpoint.pt  history.csv  curves.png  slices.png
     RUNS/vs/adaptation/    the same
+    RUNS/vs/control/       the same, where asked for
 
 Every file is whole or absent. A checkpoint holds everything that a phase carries (`pipeline.training.PhaseState`); it
 is renewed after every epoch, every ten minutes within one, and when a signal asks the run to stop.
@@ -52,8 +53,16 @@ from pipeline.training_report import (
     write_summary,
 )
 
-SUPERVISED, ADAPTATION = "supervised", "adaptation"
+SUPERVISED, ADAPTATION, CONTROL = "supervised", "adaptation", "control"
+# The paper's two. The control is phase 2's extra steps on the source alone, without the adversary: what phase 2 gains
+# over it is the adversary's.
 PHASES = (SUPERVISED, ADAPTATION)
+ALL_PHASES = (*PHASES, CONTROL)
+PHASE_TITLES = {
+    SUPERVISED: "Phase 1, supervised",
+    ADAPTATION: "Phase 2, adaptation",
+    CONTROL: "Control, phase 2 without the adversary",
+}
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_FILE, SETTINGS_FILE = "checkpoint.pt", "settings.json"
 
@@ -85,13 +94,15 @@ class RunPlan:
     @property
     def phases(self) -> tuple[str, ...]:
         """Return the phases to run, in order."""
-        return tuple(phase for phase in PHASES if phase in self.recipes)
+        return tuple(phase for phase in ALL_PHASES if phase in self.recipes)
 
     def departures(self, phase: str) -> dict[str, str]:
         """Name everything that is not the paper's, or not our default where the paper is silent."""
         named = self.recipes[phase].departures(self.structure)
-        if phase == SUPERVISED:
+        if phase != ADAPTATION:
             named = {name: what for name, what in named.items() if name not in _ADAPTATION_ONLY}
+        if phase == CONTROL:
+            named["control"] = "phase 2's steps on the source alone, without the adversary"
         if not self.data.is_the_papers_split:
             named["split"] = f"{self.data.split}, instead of the paper's ids"
         counts = {part: (len(self.data.parts[part]), paper) for part, paper in _PAPERS_CASES.items()}
@@ -187,15 +198,17 @@ def train_run(
         for phase in plan.phases:
             recipe = plan.recipes[phase]
             # Each phase has its own stream, so that neither depends on how the other was interrupted.
-            rng = np.random.default_rng([plan.seed, structure.label, PHASES.index(phase)])
-            network = best_network(folder / SUPERVISED) if phase == ADAPTATION else None
+            rng = np.random.default_rng([plan.seed, structure.label, ALL_PHASES.index(phase)])
+            network = best_network(folder / SUPERVISED) if phase != SUPERVISED else None
             _claim(folder / phase, _settings(plan, phase, network), _record(plan, phase, device))
             watch = _Keeper(folder / phase, structure, phase, stop, display or Display())
-            if network is None:
-                train_supervised(structure, source, validation, recipe, rng=rng, device=device, watch=watch)
-            else:
+            if phase == ADAPTATION and network is not None:
                 train_adaptation(
                     structure, network, source, target, validation, recipe, rng=rng, device=device, watch=watch
+                )
+            else:
+                train_supervised(
+                    structure, source, validation, recipe, rng=rng, device=device, network=network, watch=watch
                 )
     summary = folder / "summary.md"
     write_summary(summary, summary_of(folder), title=f"{structure.title}: training run")
@@ -372,7 +385,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def _settings(plan: RunPlan, phase: str, network: ENet3d | None) -> dict[str, Any]:
     """Return what decides a phase's weights, as JSON holds it."""
-    left_out = _ADAPTATION_ONLY if phase == SUPERVISED else ()
+    left_out = _ADAPTATION_ONLY if phase != ADAPTATION else ()
     settings: dict[str, Any] = {
         "structure": plan.structure.key,
         "phase": phase,
@@ -396,7 +409,8 @@ def _record(plan: RunPlan, phase: str, device: torch.device) -> dict[str, Any]:
         "recipe": plan.recipe_name,
         "departures": plan.departures(phase),
         "data": str(plan.data),
-        "data_folder": str(plan.data.root.resolve()),
+        "cohort_folders": {part: str(cases[0].cohort_folder) for part, cases in plan.data.parts.items() if cases},
+        "target_scans": {case.case: str(case.scan.resolve()) for case in plan.data.target_training},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device),
         "version": metadata.version("crossmoda-grl"),
@@ -457,7 +471,7 @@ def summary_of(folder: Path) -> dict[str, dict[str, str]]:
         RunError: as `read_checkpoint`.
     """
     sections: dict[str, dict[str, str]] = {}
-    for phase in PHASES:
+    for phase in ALL_PHASES:
         if not (folder / phase / CHECKPOINT_FILE).exists():
             continue
         checkpoint, settings = read_checkpoint(folder / phase / CHECKPOINT_FILE), read_settings(folder / phase)
@@ -465,7 +479,7 @@ def summary_of(folder: Path) -> dict[str, dict[str, str]]:
         recipe = settings["settings"]["recipe"]
         epochs = progress["history"]
         scores = {name: validation_scores(progress, best=name == "best") for name in ("best", "last")}
-        sections[f"Phase {1 + PHASES.index(phase)}, {phase}"] = {
+        sections[PHASE_TITLES[phase]] = {
             "epochs": f"{progress['epoch']} of {checkpoint['epochs']}",
             "best epoch": str(progress["best_epoch"]),
             **{f"source validation Dice, {name} epoch": _score_line(score) for name, score in scores.items() if score},

@@ -20,6 +20,7 @@ _PATH = click.Path(path_type=Path)
 _STRUCTURES = [s.key for s in STRUCTURES]
 _BY_KEY = {s.key: s for s in STRUCTURES}
 _PHASES = ["supervised", "adaptation"]
+_CONTROL = "control"
 
 _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -28,7 +29,12 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 @click.option("--data", type=_PATH, required=True, help="Folder with the challenge's folders, 2021's or 2022's names.")
 @click.option("--runs", type=_PATH, required=True, help="Folder for the run; the same command goes on with it.")
 @click.option("--structure", type=click.Choice([*_STRUCTURES, "all"]), default="all", help="Which network.")
-@click.option("--phase", type=click.Choice([*_PHASES, "all"]), default="all", help="Phase 1, phase 2, or both.")
+@click.option(
+    "--phase",
+    type=click.Choice([*_PHASES, _CONTROL, "all"]),
+    default="all",
+    help="Phase 1, phase 2, or both (all); control: phase 2 without the adversary.",
+)
 @click.option("--recipe", type=click.Choice(["paper", "cpu"]), default="paper", help="cpu: reduced, for two cores.")
 @click.option("--config", type=_PATH, help="TOML file with changes to the recipe.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each phase.  [default: the recipe's]")
@@ -66,7 +72,7 @@ def train(
     from pipeline.cache import cached_volumes
     from pipeline.devices import DeviceError, is_out_of_memory, pick_device
     from pipeline.recipes import ConfigError, chosen_recipes
-    from pipeline.runs import ADAPTATION, RunError, RunPlan, check_run, train_run
+    from pipeline.runs import SUPERVISED, RunError, RunPlan, check_run, train_run
     from pipeline.training_data import DataError, find_training_data
     from pipeline.training_display import ProgressDisplay
 
@@ -78,7 +84,7 @@ def train(
             recipes = {s: chosen_recipes(recipe, s, phases=phases, config=config, epochs=epochs) for s in structures}
             where = pick_device(device)
             found = find_training_data(
-                data, split_file=split_file, validation_cases=validation_cases, with_target=ADAPTATION in phases
+                data, split_file=split_file, validation_cases=validation_cases, with_target=phases != [SUPERVISED]
             )
             plans = [RunPlan(s, recipes[s], recipe, found, seed) for s in structures]
             _messages.print(f"{data}, on {where}\n{found}", markup=False)
@@ -136,19 +142,49 @@ def _print_departures(plan: "RunPlan") -> None:
 @click.command(context_settings={"show_default": True})
 @click.argument("run", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder for {structure}.safetensors and its card.")
-@click.option("--phase", type=click.Choice(_PHASES), help="Whose network.  [default: the last phase of the run]")
+@click.option(
+    "--phase",
+    type=click.Choice([*_PHASES, _CONTROL]),
+    help="Whose network.  [default: the last of the paper's phases in the run]",
+)
 @click.option("--epoch", "which", type=click.Choice(["best", "last"]), help="[default: phase 1's best, phase 2's last]")
+@click.option(
+    "--target-statistics",
+    is_flag=True,
+    help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.",
+)
 @click.option("--note", default="", help="A line for the card.")
-def export(run: Path, out: Path, phase: str | None, which: str | None, note: str) -> None:
+@click.option("--scores", "scores_file", type=_PATH, help="JSON object of scores to put on the card.")
+def export(
+    run: Path,
+    out: Path,
+    phase: str | None,
+    which: str | None,
+    target_statistics: bool,
+    note: str,
+    scores_file: Path | None,
+) -> None:
     """Write a RUN's networks in the form that `predict` loads, each with a card that tells where it comes from.
 
     RUN is the folder that `train --runs` was given, or one structure's folder in it.
     """
-    from pipeline.export import export_run, structure_runs
+    from evaluation.images import CaseError
+    from pipeline.export import export_run, read_scores, structure_runs
     from pipeline.runs import RunError
 
     try:
+        scores = read_scores(scores_file) if scores_file is not None else None
         for structure, folder in structure_runs(run).items():
-            click.echo(export_run(folder, structure, out, phase=phase, which=which, note=note))
-    except (RunError, OSError) as error:
+            card = export_run(
+                folder,
+                structure,
+                out,
+                phase=phase,
+                which=which,
+                target_statistics=target_statistics,
+                note=note,
+                scores=scores,
+            )
+            click.echo(card)
+    except (RunError, CaseError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -45,6 +45,11 @@ class TrainingCase:
     labels: Path | None
     geometry: Geometry
 
+    @property
+    def cohort_folder(self) -> Path:
+        """Return the folder that holds the folder of the scan: where a cohort of phantoms keeps its record."""
+        return self.scan.resolve().parent.parent
+
 
 @dataclass(frozen=True)
 class TrainingData:

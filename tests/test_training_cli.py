@@ -164,6 +164,40 @@ def test_export_writes_what_predict_loads(trained: tuple[Path, Result], tmp_path
     assert card["summary"].startswith("The network of phase 1 (supervised), epoch 1 (best by source validation)")
 
 
+def test_the_control_and_the_target_s_statistics(data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
+    runs, _ = trained
+    control = train(data, runs, "--phase", "control", "--structure", "vs")
+    assert control.exit_code == 0, control.output
+    # Two source cases, two patches of each, one a step as phase 2 takes one source patch a step.
+    assert "VS supervised" not in control.stderr
+    assert "VS control: 1 epochs of 4 batches" in control.stderr
+    assert "control phase 2's steps on the source alone, without the adversary" in control.stderr
+    assert "## Control, phase 2 without the adversary" in (runs / "vs" / "summary.md").read_text()
+    (tmp_path / "scores.json").write_text('{"target": {"dice_mean": 0.5}}')
+
+    def exported(*more: object) -> tuple[dict, dict[str, torch.Tensor]]:
+        out = tmp_path / "-".join(str(m).strip("-/") for m in more[:3])
+        result = run("export", runs / "vs", "--out", out, *more)
+        assert result.exit_code == 0, result.output
+        return json.loads((out / "vs.json").read_text()), load_segmenter(out, VS, CPU).network.state_dict()
+
+    plain, before = exported("--phase", "control")
+    assert plain["schedule"][1] == "control: 1 epochs, 4 steps, Adam, 6.7e-05, cosine annealing"
+    assert plain["summary"].startswith("The network of control (phase 2 without the adversary), epoch 1")
+    card, after = exported("--phase", "control", "--target-statistics", "--scores", tmp_path / "scores.json")
+    assert card["departures_from_paper"]["statistics"].startswith(
+        "batch norm's statistics re-estimated on 2 unlabelled target scans, 4 patches of each, which is beyond"
+    )
+    assert card["scores"]["target"] == {"dice_mean": 0.5}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("running_" in name or "num_batches" in name for name in changed)
+    (tmp_path / "bad.json").write_text("[1]")
+    bad = run("export", runs / "vs", "--out", tmp_path / "bad", "--scores", tmp_path / "bad.json")
+    assert bad.exit_code == 1
+    assert "expected an object of scores by name, got list" in bad.stderr
+
+
 def test_a_card_names_the_phantoms(data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
     runs, _ = trained
     record = data / "phantom.json"
@@ -173,8 +207,11 @@ def test_a_card_names_the_phantoms(data: Path, trained: tuple[Path, Result], tmp
     finally:
         record.unlink()
     card = json.loads((tmp_path / "cochlea.json").read_text())
-    told = {name: card["data"][name] for name in ("kind", "phantom_version", "preset", "hardness", "seed")}
-    assert told == {"kind": "phantom", "phantom_version": 1, "preset": "small", "hardness": "standard", "seed": 7}
+    cohort = {"phantom_version": 1, "preset": "small", "hardness": "standard", "seed": 7}
+    assert card["data"]["kind"] == "phantom"
+    assert card["data"]["phantoms"] == dict.fromkeys(
+        ("source_training", "source_validation", "target_training"), cohort
+    )
     assert "no figure here says anything about patients" in card["summary"]
 
 
