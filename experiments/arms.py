@@ -1,0 +1,274 @@
+"""The phantom experiment of docs/results.md: makes the data, trains every arm, scores it. `make experiment` runs it.
+
+    python experiments/arms.py --out experiment --seeds 3 --jobs 2
+    python experiments/table.py --out experiment
+
+Each step is a command of `crossmoda-grl`, or leaves a file behind, so that the same command goes on where it was
+stopped. Phantoms, not patients.
+
+    OUT/data/training           seed 1: 24 ceT1 with labels, 24 hrT2 without; the same 24 hrT2's labels for the oracle
+    OUT/data/source_validation  seed 2: 8 ceT1 with labels, which phases select by
+    OUT/data/held_out           seed 3: 20 hrT2 with labels, for reporting alone
+    OUT/data/tuning             seed 4: 8 hrT2 with labels: to choose what is shipped, and the oracle's validation
+    OUT/runs/seed{S}            phases 1 and 2 and the control; OUT/runs/shared{S}: phase 2, reversal weight 0
+    OUT/runs/oracle             phase 1 trained on the target's labels
+    OUT/arms/{arm}/seed{S}      weights, and scores of both target cohorts
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from evaluation.contract import (
+    LABEL_SUFFIX,
+    SOURCE_SUFFIX,
+    STRUCTURES,
+    TARGET_SUFFIX,
+    Structure,
+    files_by_case,
+    label_file,
+    sorted_cases,
+)
+from evaluation.images import read_image, write_image, written_whole
+from evaluation.scoring import score_masks
+from pipeline.allocator import keep_large_blocks
+from pipeline.cases import array_from, read_mask, read_scan
+from pipeline.checkpoints import load_segmenter
+from pipeline.inference import segment_case
+from pipeline.phantom.cohort import PRESETS, make_case
+from pipeline.phantom.contrast import HARDNESS, HRT2
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESET, LEVEL = "small", "standard"
+TRAINING_SEED = 1
+# folder of OUT/data -> (seed, source, target, validation cases)
+COHORTS = {
+    "training": (TRAINING_SEED, 24, 24, 0),
+    "source_validation": (2, 8, 0, 0),
+    "held_out": (3, 0, 0, 20),
+    "tuning": (4, 0, 0, 8),
+}
+SCORED = ("tuning", "held_out")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: which phase of which run, with whose batch statistics, and for how many seeds."""
+
+    name: str
+    runs: str
+    phase: str
+    target_statistics: bool = False
+    all_seeds: bool = True
+
+
+ARMS = (
+    Arm("phase1", "seed{seed}", "supervised"),
+    Arm("phase1+statistics", "seed{seed}", "supervised", target_statistics=True),
+    Arm("phase2", "seed{seed}", "adaptation"),
+    Arm("phase2+statistics", "seed{seed}", "adaptation", target_statistics=True),
+    Arm("control", "seed{seed}", "control"),
+    Arm("control+statistics", "seed{seed}", "control", target_statistics=True),
+    Arm("shared", "shared{seed}", "adaptation"),
+    Arm("shared+statistics", "shared{seed}", "adaptation", target_statistics=True),
+    Arm("oracle", "oracle", "supervised", all_seeds=False),
+)
+
+
+def make_data(data: Path) -> None:
+    """Make the cohorts and the two split files; what is there is left alone."""
+    for name, (seed, source, target, validation) in COHORTS.items():
+        if not (data / name / "phantom.json").exists():
+            counts = ["--source", source, "--target", target, "--validation", validation]
+            command("phantom", "--out", data / name, *counts, "--preset", PRESET, "--hardness", LEVEL, "--seed", seed)
+    source = [labelled(data, path, SOURCE_SUFFIX) for path in cohort(data, "training/source_training", SOURCE_SUFFIX)]
+    validation = [
+        labelled(data, path, SOURCE_SUFFIX) | {"case": f"validation_{number}"}
+        for number, path in enumerate(cohort(data, "source_validation/source_training", SOURCE_SUFFIX), start=1)
+    ]
+    target = cohort(data, "training/target_training", TARGET_SUFFIX)
+    tuning = cohort(data, "tuning/target_validation", TARGET_SUFFIX)
+    write_json(
+        data / "split.json",
+        {
+            "source_training": source,
+            "source_validation": validation,
+            "target_training": [unlabelled(data, path) for path in target],
+        },
+    )
+    write_json(
+        data / "oracle.json",
+        {
+            "source_training": [oracle_case(data, path) for path in target],
+            "source_validation": [oracle_case(data, path) for path in tuning],
+        },
+    )
+
+
+def cohort(data: Path, folder: str, suffix: str) -> list[Path]:
+    """List a folder's scans in the order of their cases."""
+    scans = files_by_case(data / folder, suffix)
+    return [scans[case] for case in sorted_cases(scans)]
+
+
+def unlabelled(data: Path, scan: Path) -> dict[str, str]:
+    """Return a split file's entry of a target scan."""
+    return {"case": scan.name.removesuffix(TARGET_SUFFIX), "scan": str(scan.relative_to(data))}
+
+
+def labelled(data: Path, scan: Path, suffix: str) -> dict[str, str]:
+    """Return a split file's entry of a scan with its label map beside it."""
+    case = scan.name.removesuffix(suffix)
+    return {
+        "case": case,
+        "scan": str(scan.relative_to(data)),
+        "labels": str(scan.with_name(case + LABEL_SUFFIX).relative_to(data)),
+    }
+
+
+def oracle_case(data: Path, scan: Path) -> dict[str, str]:
+    """Return the oracle's entry of a target scan, its label map made anew from its seed, or copied."""
+    entry = unlabelled(data, scan)
+    labels = data / "oracle" / label_file(entry["case"])
+    if not labels.exists():
+        labels.parent.mkdir(exist_ok=True)
+        reference = scan.parent.parent / "target_validation_reference" / label_file(entry["case"])
+        image = read_image(scan)
+        if reference.exists():
+            voxels = sitk.GetArrayFromImage(read_image(reference))
+        else:
+            case_id = int(entry["case"].rsplit("_", 1)[1])
+            painted, voxels, _, _ = make_case(case_id, HRT2, PRESETS[PRESET], HARDNESS[LEVEL], TRAINING_SEED)
+            if not np.array_equal(painted, sitk.GetArrayFromImage(image)):
+                raise RuntimeError(f"{scan}: expected the voxels of seed {TRAINING_SEED}, got others; remove {data}")
+        made = sitk.GetImageFromArray(voxels.astype(np.uint8))
+        made.CopyInformation(image)
+        write_image(made, labels)
+    return {**entry, "labels": str(labels.relative_to(data))}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def command(*arguments: object, threads: int = 1, log: Path | None = None) -> None:
+    """Run `crossmoda-grl` with one thread, so that two processes fill two cores."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "crossmoda_grl", *map(str, arguments)]
+    if log is None:
+        subprocess.run(line, env=environment, check=True)
+        return
+    with log.open("a") as stream:
+        subprocess.run(line, env=environment, check=True, stdout=stream, stderr=stream)
+
+
+def train_seed(out: Path, structure: Structure, seed: int) -> None:
+    """Train phases 1 and 2 and the control; then phase 2 from the same phase 1 with reversal weight 0."""
+    runs, shared = out / "runs" / f"seed{seed}", out / "runs" / f"shared{seed}"
+    log = out / f"{structure.key}_seed{seed}.log"
+    common = train_options(out, structure) | {"--seed": seed, "--split": out / "data" / "split.json"}
+    for phase in ("all", "control"):
+        command("train", *options(common | {"--runs": runs, "--phase": phase}), log=log)
+    phase1 = shared / structure.key / "supervised"
+    if not phase1.exists():
+        shutil.copytree(runs / structure.key / "supervised", phase1)
+    config = out / "shared.toml"
+    config.write_text("[adaptation]\nreversal_maximum = 0.0\n")
+    command("train", *options(common | {"--runs": shared, "--phase": "adaptation", "--config": config}), log=log)
+
+
+def train_oracle(out: Path, structure: Structure) -> None:
+    """Train phase 1 on the target's labels."""
+    chosen = {"--runs": out / "runs" / "oracle", "--phase": "supervised", "--split": out / "data" / "oracle.json"}
+    command("train", *options(train_options(out, structure) | chosen), log=out / f"{structure.key}_oracle.log")
+
+
+def train_options(out: Path, structure: Structure) -> dict[str, object]:
+    """Return what every training command has."""
+    return {
+        "--data": out / "data",
+        "--structure": structure.key,
+        "--recipe": "cpu",
+        "--cache": out / "cache",
+        "--device": "cpu",
+    }
+
+
+def options(named: Mapping[str, object]) -> Iterator[object]:
+    """Yield names and values in turn."""
+    for name, value in named.items():
+        yield from (name, value)
+
+
+def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
+    """Export an arm's network and score it, alone, on the target cohorts; a JSON file each."""
+    folder = out / "arms" / arm.name / f"seed{seed}"
+    run = out / "runs" / arm.runs.format(seed=seed) / structure.key
+    if not (run / arm.phase / "checkpoint.pt").exists():
+        return
+    if not (folder / f"{structure.key}.json").exists():
+        flag = ["--target-statistics"] if arm.target_statistics else []
+        command("export", run, "--phase", arm.phase, "--out", folder, *flag)
+    for name in SCORED:
+        path = folder / f"{structure.key}_{name}.json"
+        if not path.exists():
+            write_json(path, scores_of(folder, structure, out / "data" / name))
+
+
+def scores_of(weights: Path, structure: Structure, cohort_folder: Path) -> dict[str, Any]:
+    """Score one network on a cohort's own grids: case -> Dice, ASSD, whether it is empty, volumes."""
+    segmenter = load_segmenter(weights, structure, torch.device("cpu"))
+    scores = {}
+    for path in cohort(cohort_folder, "target_validation", TARGET_SUFFIX):
+        case = path.name.removesuffix(TARGET_SUFFIX)
+        scan = read_scan(path)
+        prediction = segment_case(scan, [segmenter]).labels == structure.label
+        reference = array_from(read_mask(cohort_folder / "target_validation_reference" / label_file(case), structure))
+        scored = score_masks(reference.astype(bool), prediction, scan.GetSpacing()[::-1])
+        scores[case] = {
+            "dice": scored.dice,
+            "assd_mm": scored.assd_mm,
+            "empty": not prediction.any(),
+            "volume_ratio": float(prediction.sum() / reference.astype(bool).sum()),
+        }
+    return scores
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="Folder for everything.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, help="Training seeds, from 0.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, help="Processes at a time, one thread each.")
+def main(out: Path, seeds: int, jobs: int) -> None:
+    """Train and score every arm; the same command goes on where it was stopped."""
+    keep_large_blocks()
+    torch.set_num_threads(1)
+    out = out.resolve()
+    make_data(out / "data")
+    work: list[tuple[Any, ...]] = [(train_seed, out, s, 0) for s in STRUCTURES]
+    work += [(train_oracle, out, s) for s in reversed(STRUCTURES)]
+    work += [(train_seed, out, s, seed) for seed in range(1, seeds) for s in STRUCTURES]
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(*task) for task in work]:
+            done.result()
+    for arm in ARMS:
+        for seed in range(seeds if arm.all_seeds else 1):
+            for structure in STRUCTURES:
+                score_arm(out, arm, structure, seed)
+
+
+if __name__ == "__main__":
+    main()
