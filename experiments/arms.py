@@ -60,7 +60,25 @@ COHORTS = {
     "held_out": (3, 0, 0, 20),
     "tuning": (4, 0, 0, 8),
 }
-SCORED = ("tuning", "held_out")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A cohort that arms are scored on: where its scans and label maps lie in OUT/data, and the scans' suffix."""
+
+    name: str
+    scans: str
+    labels: str
+    suffix: str
+
+
+SCORED = (
+    Scored(
+        "source_validation", "source_validation/source_training", "source_validation/source_training", SOURCE_SUFFIX
+    ),
+    Scored("tuning", "tuning/target_validation", "tuning/target_validation_reference", TARGET_SUFFIX),
+    Scored("held_out", "held_out/target_validation", "held_out/target_validation_reference", TARGET_SUFFIX),
+)
 
 
 @dataclass(frozen=True)
@@ -223,27 +241,27 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
     if not (folder / f"{structure.key}.json").exists():
         flag = ["--target-statistics"] if arm.target_statistics else []
         command("export", run, "--phase", arm.phase, "--out", folder, *flag)
-    for name in SCORED:
-        path = folder / f"{structure.key}_{name}.json"
+    for scored in SCORED:
+        path = folder / f"{structure.key}_{scored.name}.json"
         if not path.exists():
-            write_json(path, scores_of(folder, structure, out / "data" / name))
+            write_json(path, scores_of(folder, structure, out / "data", scored))
 
 
-def scores_of(weights: Path, structure: Structure, cohort_folder: Path) -> dict[str, Any]:
+def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -> dict[str, Any]:
     """Score one network on a cohort's own grids: case -> Dice, ASSD, whether it is empty, volumes."""
     segmenter = load_segmenter(weights, structure, torch.device("cpu"))
     scores = {}
-    for path in cohort(cohort_folder, "target_validation", TARGET_SUFFIX):
-        case = path.name.removesuffix(TARGET_SUFFIX)
+    for path in cohort(data, scored.scans, scored.suffix):
+        case = path.name.removesuffix(scored.suffix)
         scan = read_scan(path)
         prediction = segment_case(scan, [segmenter]).labels == structure.label
-        reference = array_from(read_mask(cohort_folder / "target_validation_reference" / label_file(case), structure))
-        scored = score_masks(reference.astype(bool), prediction, scan.GetSpacing()[::-1])
+        reference = array_from(read_mask(data / scored.labels / label_file(case), structure)).astype(bool)
+        score = score_masks(reference, prediction, scan.GetSpacing()[::-1])
         scores[case] = {
-            "dice": scored.dice,
-            "assd_mm": scored.assd_mm,
+            "dice": score.dice,
+            "assd_mm": score.assd_mm,
             "empty": not prediction.any(),
-            "volume_ratio": float(prediction.sum() / reference.astype(bool).sum()),
+            "volume_ratio": float(prediction.sum() / reference.sum()),
         }
     return scores
 

@@ -1,0 +1,146 @@
+"""The tables of docs/results.md, from what experiments/arms.py left: Markdown on stdout. Phantoms, not patients.
+
+python experiments/table.py --out experiment
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from evaluation.contract import STRUCTURES, Structure
+from pipeline.runs import progress_of, read_checkpoint
+
+TITLES = {
+    "phase1": "b. phase 1, source only (its source column is a.)",
+    "phase1+statistics": "b. with the target's statistics",
+    "phase2": "c. phase 2, the paper's method",
+    "phase2+statistics": "e. c with the target's statistics",
+    "control": "d. control: phase 2's steps, source only",
+    "control+statistics": "e. d with the target's statistics",
+    "shared": "c with reversal weight 0: shared batches, no adversary",
+    "shared+statistics": "the same with the target's statistics",
+    "oracle": "f. oracle: phase 1 on the target's labels",
+}
+# What is compared case by case: the first minus the second.
+PAIRS = (
+    ("phase2", "control"),
+    ("phase2", "shared"),
+    ("phase2+statistics", "control+statistics"),
+    ("phase2+statistics", "shared+statistics"),
+    ("phase2+statistics", "phase2"),
+    ("control+statistics", "control"),
+    ("phase2", "phase1"),
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An arm's scores: arrays `(seeds, cases)`, cases in the same order in every arm."""
+
+    dice: np.ndarray
+    assd_mm: np.ndarray
+    empty: np.ndarray
+    volume_ratio: np.ndarray
+
+
+def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Scores | None:
+    """Read an arm's scores of every seed; None where there are none."""
+    files = sorted((out / "arms" / arm).glob(f"seed*/{structure.key}_{cohort}.json"))
+    if not files:
+        return None
+    seeds = [json.loads(path.read_text()) for path in files]
+    cases = sorted(seeds[0])
+
+    def values(name: str) -> np.ndarray:
+        return np.array([[scores[case][name] for case in cases] for scores in seeds], dtype=float)
+
+    return Scores(values("dice"), values("assd_mm"), values("empty"), values("volume_ratio"))
+
+
+def table(out: Path, structure: Structure, cohort: str) -> Iterator[str]:
+    """Yield a structure's table: a row an arm, every case of every seed counted once."""
+    yield "| arm | seeds | source Dice | target Dice, median | by seed | ASSD mm, median | empty | volume |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for arm, title in TITLES.items():
+        if (target := read_scores(out, arm, structure, cohort)) is None:
+            continue
+        source = read_scores(out, arm, structure, "source_validation")
+        by_seed = ", ".join(f"{dice:.3f}" for dice in target.dice.mean(axis=1))
+        cells = [
+            title,
+            str(len(target.dice)),
+            "" if source is None else f"{source.dice.mean():.3f} ± {source.dice.std(ddof=1):.3f}",
+            f"{target.dice.mean():.3f} ± {target.dice.std(ddof=1):.3f}, {np.median(target.dice):.3f}",
+            by_seed,
+            f"{target.assd_mm.mean():.1f} ± {target.assd_mm.std(ddof=1):.1f}, {np.median(target.assd_mm):.1f}",
+            f"{target.empty.sum():.0f} of {target.empty.size}",
+            f"{np.median(target.volume_ratio):.2f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def differences(out: Path, structure: Structure, cohort: str) -> Iterator[str]:
+    """Yield the paired differences: a case's Dice is its mean over the seeds, the error is that of the cases' mean."""
+    yield "| first - second | Dice, mean ± standard error | by seed |"
+    yield "|---|---|---|"
+    for first, second in PAIRS:
+        one, other = (read_scores(out, arm, structure, cohort) for arm in (first, second))
+        if one is None or other is None:
+            continue
+        seeds = min(len(one.dice), len(other.dice))
+        difference = one.dice[:seeds] - other.dice[:seeds]
+        by_case = difference.mean(axis=0)
+        error = by_case.std(ddof=1) / np.sqrt(len(by_case))
+        by_seed = ", ".join(f"{value:+.3f}" for value in difference.mean(axis=1))
+        yield f"| {first} - {second} | {by_case.mean():+.3f} ± {error:.3f} | {by_seed} |"
+
+
+def adversary(out: Path, structure: Structure) -> Iterator[str]:
+    """Yield the domain classifier's loss and accuracy, and the source's Dice, at three epochs of every phase 2."""
+    yield "| run | epoch | domain loss | domain accuracy | reversal | source Dice | predicted/true |"
+    yield "|---|---|---|---|---|---|---|"
+    for run in sorted((out / "runs").glob(f"s*/{structure.key}/adaptation/checkpoint.pt")):
+        history: Sequence[dict[str, Any]] = progress_of(read_checkpoint(run))["history"]
+        validated = [epoch for epoch in history if epoch["validation"] is not None]
+        for epoch in [validated[0], validated[len(validated) // 2], validated[-1]]:
+            losses, validation = epoch["losses"], epoch["validation"]
+            cells = [
+                run.parent.parent.parent.name,
+                f"{epoch['number']} of {len(history)}",
+                *(f"{losses[name]:.3f}" for name in ("domain", "domain_accuracy", "reversal")),
+                f"{np.mean(list(validation['dice'].values())):.3f}",
+                f"{validation['volume_ratio']:.2f}",
+            ]
+            yield f"| {' | '.join(cells)} |"
+
+
+def times(out: Path) -> Iterator[str]:
+    """Yield how long each phase took, validation included, one thread."""
+    yield "| run | phase | epochs | seconds |"
+    yield "|---|---|---|---|"
+    for path in sorted((out / "runs").glob("*/*/*/checkpoint.pt")):
+        run, structure, phase = path.parts[-4:-1]
+        history = progress_of(read_checkpoint(path))["history"]
+        seconds = sum(epoch["seconds"] for epoch in history)
+        yield f"| {run} {structure} | {phase} | {len(history)} | {seconds:.0f} |"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What arms.py was given.")
+@click.option("--cohort", type=click.Choice(["held_out", "tuning"]), default="held_out", help="Which target phantoms.")
+def main(out: Path, cohort: str) -> None:
+    """Print the tables."""
+    for structure in STRUCTURES:
+        for lines in (table(out, structure, cohort), differences(out, structure, cohort), adversary(out, structure)):
+            click.echo(f"{structure.title}, phantoms, {cohort.replace('_', ' ')}\n")
+            click.echo("\n".join(lines) + "\n")
+    click.echo("\n".join(times(out)))
+
+
+if __name__ == "__main__":
+    main()
