@@ -70,39 +70,42 @@ class Scored:
     scans: str
     labels: str
     suffix: str
+    only_to_choose: bool = False
 
 
 SCORED = (
     Scored(
         "source_validation", "source_validation/source_training", "source_validation/source_training", SOURCE_SUFFIX
     ),
-    Scored("tuning", "tuning/target_validation", "tuning/target_validation_reference", TARGET_SUFFIX),
+    Scored(
+        "tuning", "tuning/target_validation", "tuning/target_validation_reference", TARGET_SUFFIX, only_to_choose=True
+    ),
     Scored("held_out", "held_out/target_validation", "held_out/target_validation_reference", TARGET_SUFFIX),
 )
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: which phase of which run, with whose batch statistics, and for how many seeds."""
+    """One row of the table: which phase of which run, with whose batch statistics; whether it may be shipped."""
 
     name: str
     runs: str
     phase: str
     target_statistics: bool = False
-    all_seeds: bool = True
+    may_ship: bool = False
 
 
 ARMS = (
     Arm("phase1", "seed{seed}", "supervised"),
     Arm("phase1+statistics", "seed{seed}", "supervised", target_statistics=True),
-    Arm("phase2", "seed{seed}", "adaptation"),
-    Arm("phase2+statistics", "seed{seed}", "adaptation", target_statistics=True),
+    Arm("phase2", "seed{seed}", "adaptation", may_ship=True),
+    Arm("phase2+statistics", "seed{seed}", "adaptation", target_statistics=True, may_ship=True),
     Arm("control", "seed{seed}", "control"),
     Arm("control+statistics", "seed{seed}", "control", target_statistics=True),
     Arm("shared", "shared{seed}", "adaptation"),
     Arm("shared+statistics", "shared{seed}", "adaptation", target_statistics=True),
-    Arm("oracle", "oracle", "supervised", all_seeds=False),
 )
+ORACLE = Arm("oracle", "oracle", "supervised")
 
 
 def make_data(data: Path) -> None:
@@ -194,8 +197,8 @@ def command(*arguments: object, threads: int = 1, log: Path | None = None) -> No
         subprocess.run(line, env=environment, check=True, stdout=stream, stderr=stream)
 
 
-def train_seed(out: Path, structure: Structure, seed: int) -> None:
-    """Train phases 1 and 2 and the control; then phase 2 from the same phase 1 with reversal weight 0."""
+def run_seed(out: Path, structure: Structure, seed: int) -> None:
+    """Train phases 1 and 2 and the control, phase 2 from the same phase 1 with reversal weight 0; score all arms."""
     runs, shared = out / "runs" / f"seed{seed}", out / "runs" / f"shared{seed}"
     log = out / f"{structure.key}_seed{seed}.log"
     common = train_options(out, structure) | {"--seed": seed, "--split": out / "data" / "split.json"}
@@ -207,12 +210,15 @@ def train_seed(out: Path, structure: Structure, seed: int) -> None:
     config = out / "shared.toml"
     config.write_text("[adaptation]\nreversal_maximum = 0.0\n")
     command("train", *options(common | {"--runs": shared, "--phase": "adaptation", "--config": config}), log=log)
+    for arm in ARMS:
+        score_arm(out, arm, structure, seed)
 
 
-def train_oracle(out: Path, structure: Structure) -> None:
-    """Train phase 1 on the target's labels."""
+def run_oracle(out: Path, structure: Structure) -> None:
+    """Train phase 1 on the target's labels, and score it."""
     chosen = {"--runs": out / "runs" / "oracle", "--phase": "supervised", "--split": out / "data" / "oracle.json"}
     command("train", *options(train_options(out, structure) | chosen), log=out / f"{structure.key}_oracle.log")
+    score_arm(out, ORACLE, structure, 0)
 
 
 def train_options(out: Path, structure: Structure) -> dict[str, object]:
@@ -236,19 +242,18 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
     """Export an arm's network and score it, alone, on the target cohorts; a JSON file each."""
     folder = out / "arms" / arm.name / f"seed{seed}"
     run = out / "runs" / arm.runs.format(seed=seed) / structure.key
-    if not (run / arm.phase / "checkpoint.pt").exists():
-        return
     if not (folder / f"{structure.key}.json").exists():
         flag = ["--target-statistics"] if arm.target_statistics else []
         command("export", run, "--phase", arm.phase, "--out", folder, *flag)
     for scored in SCORED:
         path = folder / f"{structure.key}_{scored.name}.json"
-        if not path.exists():
+        if not path.exists() and (arm.may_ship or not scored.only_to_choose):
             write_json(path, scores_of(folder, structure, out / "data", scored))
 
 
 def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -> dict[str, Any]:
     """Score one network on a cohort's own grids: case -> Dice, ASSD, whether it is empty, volumes."""
+    torch.set_num_threads(1)  # holds for the calling thread alone
     segmenter = load_segmenter(weights, structure, torch.device("cpu"))
     scores = {}
     for path in cohort(data, scored.scans, scored.suffix):
@@ -273,19 +278,14 @@ def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -
 def main(out: Path, seeds: int, jobs: int) -> None:
     """Train and score every arm; the same command goes on where it was stopped."""
     keep_large_blocks()
-    torch.set_num_threads(1)
     out = out.resolve()
     make_data(out / "data")
-    work: list[tuple[Any, ...]] = [(train_seed, out, s, 0) for s in STRUCTURES]
-    work += [(train_oracle, out, s) for s in reversed(STRUCTURES)]
-    work += [(train_seed, out, s, seed) for seed in range(1, seeds) for s in STRUCTURES]
+    work: list[tuple[Any, ...]] = [(run_seed, out, s, 0) for s in STRUCTURES]
+    work += [(run_oracle, out, s) for s in reversed(STRUCTURES)]
+    work += [(run_seed, out, s, seed) for seed in range(1, seeds) for s in STRUCTURES]
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(*task) for task in work]:
             done.result()
-    for arm in ARMS:
-        for seed in range(seeds if arm.all_seeds else 1):
-            for structure in STRUCTURES:
-                score_arm(out, arm, structure, seed)
 
 
 if __name__ == "__main__":
