@@ -10,8 +10,9 @@ stopped. Phantoms, not patients.
     OUT/data/source_validation  seed 2: 8 ceT1 with labels, which phases select by
     OUT/data/held_out           seed 3: 20 hrT2 with labels, for reporting alone
     OUT/data/tuning             seed 4: 8 hrT2 with labels: to choose what is shipped, and the oracle's validation
-    OUT/runs/seed{S}            phases 1 and 2 and the control; OUT/runs/shared{S}: phase 2, reversal weight 0
+    OUT/runs/seed{S}            phases 1 and 2 and the control
     OUT/runs/oracle             phase 1 trained on the target's labels
+    OUT/runs/{variant}          phase 2 with one setting changed, from phase 1 of seed 0
     OUT/arms/{arm}/seed{S}      weights, and scores of both target cohorts
 """
 
@@ -20,7 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,17 @@ ARMS = (
     Arm("phase2+statistics", "seed{seed}", "adaptation", target_statistics=True, may_ship=True),
     Arm("control", "seed{seed}", "control"),
     Arm("control+statistics", "seed{seed}", "control", target_statistics=True),
-    Arm("shared", "shared{seed}", "adaptation"),
-    Arm("shared+statistics", "shared{seed}", "adaptation", target_statistics=True),
 )
 ORACLE = Arm("oracle", "oracle", "supervised")
+# What was tried to make phase 2 better, and `no_reversal`, which tells the adversary from the batches that it shares.
+VARIANTS = {
+    "no_reversal": "reversal_maximum = 0.0",
+    "weight_0.1": "reversal_maximum = 0.1",
+    "weight_3": "reversal_maximum = 3.0",
+    "rate_4e-4": "adaptation_rate = 4e-4",
+    "grid_1": "domain_grid = 1",
+    "tap_early": "domain_tap = 'early'",
+}
 
 
 def make_data(data: Path) -> None:
@@ -198,20 +206,27 @@ def command(*arguments: object, threads: int = 1, log: Path | None = None) -> No
 
 
 def run_seed(out: Path, structure: Structure, seed: int) -> None:
-    """Train phases 1 and 2 and the control, phase 2 from the same phase 1 with reversal weight 0; score all arms."""
-    runs, shared = out / "runs" / f"seed{seed}", out / "runs" / f"shared{seed}"
-    log = out / f"{structure.key}_seed{seed}.log"
+    """Train phases 1 and 2 and the control; score every arm."""
+    runs, log = out / "runs" / f"seed{seed}", out / f"{structure.key}_seed{seed}.log"
     common = train_options(out, structure) | {"--seed": seed, "--split": out / "data" / "split.json"}
     for phase in ("all", "control"):
         command("train", *options(common | {"--runs": runs, "--phase": phase}), log=log)
-    phase1 = shared / structure.key / "supervised"
-    if not phase1.exists():
-        shutil.copytree(runs / structure.key / "supervised", phase1)
-    config = out / "shared.toml"
-    config.write_text("[adaptation]\nreversal_maximum = 0.0\n")
-    command("train", *options(common | {"--runs": shared, "--phase": "adaptation", "--config": config}), log=log)
     for arm in ARMS:
         score_arm(out, arm, structure, seed)
+
+
+def run_variant(out: Path, structure: Structure, name: str) -> None:
+    """Train phase 2 with one setting changed, from phase 1 of seed 0; score it."""
+    runs, config = out / "runs" / name, out / f"{name}.toml"
+    phase1 = runs / structure.key / "supervised"
+    if not phase1.exists():
+        shutil.copytree(out / "runs" / "seed0" / structure.key / "supervised", phase1)
+    with written_whole(config) as partial:
+        partial.write_text(f"[adaptation]\n{VARIANTS[name]}\n")
+    chosen = {"--runs": runs, "--phase": "adaptation", "--config": config, "--split": out / "data" / "split.json"}
+    command("train", *options(train_options(out, structure) | chosen), log=out / f"{structure.key}_{name}.log")
+    score_arm(out, Arm(name, name, "adaptation"), structure, 0)
+    score_arm(out, Arm(f"{name}+statistics", name, "adaptation", target_statistics=True), structure, 0)
 
 
 def run_oracle(out: Path, structure: Structure) -> None:
@@ -283,6 +298,12 @@ def main(out: Path, seeds: int, jobs: int) -> None:
     work: list[tuple[Any, ...]] = [(run_seed, out, s, 0) for s in STRUCTURES]
     work += [(run_oracle, out, s) for s in reversed(STRUCTURES)]
     work += [(run_seed, out, s, seed) for seed in range(1, seeds) for s in STRUCTURES]
+    in_parallel(jobs, work)
+    in_parallel(jobs, [(run_variant, out, s, name) for name in VARIANTS for s in STRUCTURES])
+
+
+def in_parallel(jobs: int, work: Sequence[tuple[Any, ...]]) -> None:
+    """Call every `(function, argument, ...)`, so many at a time, in order."""
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(*task) for task in work]:
             done.result()
