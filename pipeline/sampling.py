@@ -3,7 +3,9 @@
 Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes"; where they are centred is our choice.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -58,6 +60,15 @@ class TrainingVolume:
     def head_voxels(self) -> NDArray[np.intp]:
         """List the voxels above the volume's mean as flat indices: our stand-in for the head, which is not air."""
         return np.flatnonzero(self.volume > self.mean)
+
+
+class PatchDraw(NamedTuple):
+    """A patch that is drawn and not yet cut: a cube of side `window` round `centre` `(z, y, x)`, mirrored or not."""
+
+    volume: TrainingVolume
+    centre: Shape
+    window: int
+    mirrored: bool
 
 
 class Batch(NamedTuple):
@@ -125,7 +136,7 @@ def cut_patch(array: NDArray[Scalar], centre: Shape, window: int) -> NDArray[Sca
     return patch
 
 
-def epoch_batches(
+def epoch_draws(
     volumes: Sequence[TrainingVolume],
     *,
     window: int,
@@ -134,8 +145,8 @@ def epoch_batches(
     patches_per_volume: int = OURS.patches_per_volume,
     structure_fraction: float = OURS.structure_fraction,
     mirror: bool = False,
-) -> Iterator[Batch]:
-    """Draw one epoch: every volume `patches_per_volume` times, in random order; the last batch may be smaller.
+) -> Iterator[list[PatchDraw]]:
+    """Draw one epoch's batches: every volume `patches_per_volume` times, in random order; the last may be smaller.
 
     The fraction `structure_fraction` is centred in the structure with some jitter, evenly spread over the batches: of a
     half, every second patch. The others lie anywhere in the head, and so do all patches of volumes without a mask. The
@@ -159,21 +170,62 @@ def epoch_batches(
         raise ValueError(f"structure_fraction: expected 0 to 1, got {structure_fraction}")
     order = rng.permutation(np.repeat(np.arange(len(volumes)), patches_per_volume))
     for first in range(0, len(order), batch_size):
-        chosen = [volumes[i] for i in order[first : first + batch_size]]
-        patches, masks = [], []
-        for i, volume in enumerate(chosen, start=first):
+        draws = []
+        for i, volume in enumerate([volumes[k] for k in order[first : first + batch_size]], start=first):
             in_structure = int((i + 1) * structure_fraction) > int(i * structure_fraction)
             if in_structure and volume.mask is not None:
                 centre = structure_centre(volume, window, rng)
             else:
                 centre = head_centre(volume, rng)
-            patch = cut_patch(volume.volume, centre, window)
-            if volume.mask is not None:
-                mask = cut_patch(volume.mask, centre, window)
-            else:
-                mask = np.zeros(patch.shape, dtype=np.bool_)
-            if mirror and rng.random() < 0.5:
-                patch, mask = patch[..., ::-1], mask[..., ::-1]
-            patches.append(patch)
-            masks.append(mask)
-        yield Batch(np.stack(patches)[:, None], np.stack(masks), tuple(volume.case for volume in chosen))
+            draws.append(PatchDraw(volume, centre, window, mirrored=mirror and rng.random() < 0.5))
+        yield draws
+
+
+def half_and_half(source: Iterator[list[PatchDraw]], target: Iterator[list[PatchDraw]]) -> Iterator[list[PatchDraw]]:
+    """Join the draws of two domains: source patches, then as many target patches, until either domain ends.
+
+    Source: Section 3, "Each batch … is composed the same number of the samples from the source and target domains".
+    """
+    for of_source, of_target in zip(source, target, strict=False):
+        n = min(len(of_source), len(of_target))  # the same number, also in a domain's last batch
+        yield [*of_source[:n], *of_target[:n]]
+
+
+def cut_batch(draws: Sequence[PatchDraw]) -> Batch:
+    """Cut a batch's patches, and its masks, out of their volumes."""
+    patches, masks = [], []
+    for volume, centre, window, mirrored in draws:
+        patch = cut_patch(volume.volume, centre, window)
+        if volume.mask is not None:
+            mask = cut_patch(volume.mask, centre, window)
+        else:
+            mask = np.zeros(patch.shape, dtype=np.bool_)
+        patches.append(patch[..., ::-1] if mirrored else patch)
+        masks.append(mask[..., ::-1] if mirrored else mask)
+    return Batch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
+
+
+def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[Batch]:
+    """Cut batches in order; `workers` threads cut ahead, one batch each, while a step is computed.
+
+    The draws are made here, in order, so that the same patches come out with any number of workers. Threads, because
+    copying voxels and waiting for a disk leave Python's lock to others, and nothing passes through `/dev/shm`. The
+    threads end with the iterator, however that ends.
+
+    Raises:
+        OSError, ValueError: what a draw or a cut raised, when its batch's turn comes.
+    """
+    if not workers:
+        yield from map(cut_batch, draws)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="patches")
+    ahead: deque[Future[Batch]] = deque()
+    try:
+        for drawn in draws:
+            ahead.append(pool.submit(cut_batch, drawn))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -24,7 +24,7 @@ from pipeline.config import OURS, PAPER
 from pipeline.domain import DomainClassifier, reversal_weight
 from pipeline.enet import ENet3d
 from pipeline.losses import adaptation_loss, domain_loss, supervised_loss
-from pipeline.sampling import TrainingVolume, epoch_batches
+from pipeline.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
 from pipeline.sliding_window import predict_volume
 
 Batch = TypeVar("Batch")
@@ -330,7 +330,7 @@ def train_supervised(
 
     for epoch in state.epochs_left():
         network.train()
-        batches = epoch_batches(
+        draws = epoch_draws(
             training,
             window=recipe.window,
             batch_size=recipe.batch_size,
@@ -339,7 +339,7 @@ def train_supervised(
             structure_fraction=recipe.structure_fraction,
             mirror=recipe.mirror,
         )
-        for batch in state.batches_left(batches):
+        for batch in cut_batches(state.batches_left(draws)):
             patches = torch.from_numpy(batch.patches).to(device)
             masks = torch.from_numpy(batch.masks).to(device)
             loss = supervised_loss(network(patches), masks, recipe.dice_weight)
@@ -427,11 +427,11 @@ def train_adaptation(
     for epoch in state.epochs_left():
         network.train()
         classifier.train()
-        pairs = zip(epoch_batches(source, **drawing), epoch_batches(unlabelled, **drawing), strict=False)
-        for of_source, of_target in state.batches_left(pairs):
-            n = min(len(of_source.cases), len(of_target.cases))  # the same number, also in a domain's last batch
-            patches = torch.from_numpy(np.concatenate([of_source.patches[:n], of_target.patches[:n]])).to(device)
-            masks = torch.from_numpy(of_source.masks[:n]).to(device)
+        draws = half_and_half(epoch_draws(source, **drawing), epoch_draws(unlabelled, **drawing))
+        for batch in cut_batches(state.batches_left(draws)):
+            n = len(batch.cases) // 2
+            patches = torch.from_numpy(batch.patches).to(device)
+            masks = torch.from_numpy(batch.masks[:n]).to(device)
             is_target = torch.arange(2 * n, device=device) >= n
             weight = reversal_weight(min(state.steps_done / steps, 1.0), recipe.reversal_maximum)
 
@@ -440,7 +440,7 @@ def train_adaptation(
             domain_logits = classifier(encoded.features, weight)
             loss = adaptation_loss(supervised, domain_loss(domain_logits, is_target))
 
-            _check_finite(loss.total, epoch, of_source.cases[:n] + of_target.cases[:n])
+            _check_finite(loss.total, epoch, batch.cases)
             optimiser.zero_grad()
             loss.total.backward()
             optimiser.step()

@@ -150,7 +150,7 @@ def test_phase_2_starts_from_phase_1_s_best(whole: Path) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "epoch_batches", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "epoch_draws", lambda *_, **__: pytest.fail("trained again"))
     before = {phase: (whole / phase / "checkpoint.pt").stat().st_mtime_ns for phase in PHASES}
     assert train_run(tiny_plan(), VOLUMES, whole, device=CPU) == whole / "summary.md"
     assert {phase: (whole / phase / "checkpoint.pt").stat().st_mtime_ns for phase in PHASES} == before

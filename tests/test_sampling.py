@@ -1,9 +1,26 @@
 """Patches: where they are cut, how often the structure is in the middle, and the same seed."""
 
+import threading
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pipeline.sampling import TrainingVolume, cut_patch, epoch_batches, head_centre, structure_centre
+from pipeline.sampling import (
+    Batch,
+    TrainingVolume,
+    cut_batches,
+    cut_patch,
+    epoch_draws,
+    half_and_half,
+    head_centre,
+    structure_centre,
+)
+
+
+def epoch_batches(volumes: list[TrainingVolume], **settings: Any) -> Iterator[Batch]:
+    return cut_batches(epoch_draws(volumes, **settings))
 
 
 def numbered(*shape: int) -> np.ndarray:
@@ -148,3 +165,59 @@ def test_misfits_are_refused() -> None:
         next(epoch_batches([], window=8, batch_size=2, rng=rng))
     with pytest.raises(ValueError, match=r"structure_fraction: expected 0 to 1, got 1\.5"):
         next(epoch_batches([labelled()], window=8, batch_size=2, rng=rng, structure_fraction=1.5))
+
+
+def test_half_and_half_until_either_domain_ends() -> None:
+    rng = np.random.default_rng(0)
+    source = epoch_draws([labelled(f"case_{i}", i) for i in range(5)], window=8, batch_size=2, rng=rng)
+    target = epoch_draws([labelled(f"case_{i}", i) for i in (106, 107, 108)], window=8, batch_size=2, rng=rng)
+    batches = [[draw.volume.case for draw in draws] for draws in half_and_half(source, target)]
+    assert [len(cases) for cases in batches] == [4, 2]  # the target's last batch holds one patch
+    assert all(len(case) == len("case_1") for cases in batches for case in cases[: len(cases) // 2])
+    assert all(len(case) == len("case_106") for cases in batches for case in cases[len(cases) // 2 :])
+
+
+def patch_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("patches")]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_cut_the_same_patches_in_the_same_order(workers: int) -> None:
+    volumes = [labelled(f"case_{i}", i) for i in range(5)]
+    ends = []
+    for threads in (0, workers):
+        rng = np.random.default_rng(10)
+        draws = epoch_draws(volumes, window=8, batch_size=2, patches_per_volume=3, rng=rng, mirror=True)
+        ends.append((list(cut_batches(draws, threads)), rng.bit_generator.state))
+    (plain, state), (ahead, state_ahead) = ends
+    assert [batch.cases for batch in plain] == [batch.cases for batch in ahead]
+    for one, other in zip(plain, ahead, strict=True):
+        assert np.array_equal(one.patches, other.patches)
+        assert np.array_equal(one.masks, other.masks)
+    assert state == state_ahead  # what is drawn ahead is the epoch's, not the next one's
+    assert patch_threads() == []
+
+
+def test_workers_end_when_the_loop_is_left() -> None:
+    draws = epoch_draws([labelled()], window=8, batch_size=1, patches_per_volume=50, rng=np.random.default_rng(11))
+    batches = cut_batches(draws, 2)
+    next(batches)
+    assert patch_threads()
+    batches.close()  # what `break` and an exception do
+    assert patch_threads() == []
+
+
+class Vanished(np.ndarray):
+    """Voxels on a disk that is gone."""
+
+    def __getitem__(self, _: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_in_the_loop() -> None:
+    volume = labelled()
+    gone = TrainingVolume("case_2", volume.volume.view(Vanished), volume.mask)
+    draws = epoch_draws([volume, gone], window=8, batch_size=1, structure_fraction=1, rng=np.random.default_rng(0))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(cut_batches(draws, 2))
+    assert patch_threads() == []
