@@ -118,7 +118,8 @@ class Downsampling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, D/2, H/2, W/2)` and the pooling's int64 indices."""
-        pooled, indices = functional.max_pool3d_with_indices(x, (2, 2, 2))
+        # Pooling and its undoing stay in float32 under autocast too: half of it would tie maxima that differ.
+        pooled, indices = functional.max_pool3d_with_indices(x.float(), (2, 2, 2))
         padded = functional.pad(pooled, (0, 0, 0, 0, 0, 0, 0, self.padding))
         return self.activation(padded + self.branch(x)), indices
 
@@ -138,7 +139,7 @@ class Upsampling(nn.Module):
 
     def forward(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, 2D, 2H, 2W)`; `indices` are `(N, channels, D, H, W)`."""
-        unpooled = functional.max_unpool3d(self.main(x), indices, (2, 2, 2))
+        unpooled = functional.max_unpool3d(self.main(x).float(), indices, (2, 2, 2))
         return self.activation(unpooled + self.branch(x))
 
 

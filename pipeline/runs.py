@@ -22,7 +22,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -40,6 +40,8 @@ from evaluation.interruptions import SIGNALS, Interrupted
 from evaluation.metrics import count_overlap, dice
 from pipeline.config import PAPER
 from pipeline.enet import ENet3d
+from pipeline.execution import FP32, PLAIN, Execution
+from pipeline.ranks import Ranks
 from pipeline.sampling import TrainingVolume
 from pipeline.training import PhaseState, Recipe, Watcher, train_adaptation, train_supervised
 from pipeline.training_data import SPLIT_PARTS, TrainingData
@@ -173,6 +175,7 @@ def train_run(
     folder: Path,
     *,
     device: torch.device,
+    execution: Execution = PLAIN,
     display: Display | None = None,
 ) -> Path:
     """Run a structure's phases in `folder`, or go on with them where they were left; return the summary's path.
@@ -182,6 +185,7 @@ def train_run(
         volumes: the plan's data by part, in its order, ready for training.
         folder: of this structure's run, made where it is missing.
         device: where to train.
+        execution: how to compute the steps; of several processes the first alone writes files.
         display: shows the progress.
 
     Raises:
@@ -189,53 +193,65 @@ def train_run(
             or phase 2 is asked for before phase 1 has ended.
         FloatingPointError: the loss is no longer a number; the last good checkpoint is kept.
         Interrupted: a signal asked to stop; everything is saved.
+        ValueError: a batch that the processes cannot share.
         OSError: a file cannot be written, a full disk included; the last checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source, validation, target = (volumes[part] for part in SPLIT_PARTS)
-    structure = plan.structure
-    with _locked(folder), stop_requests() as stop:
+    structure, ranks = plan.structure, execution.ranks
+    with _locked(folder) if ranks.is_first else nullcontext(), stop_requests() as stop:
         for phase in plan.phases:
             recipe = plan.recipes[phase]
             # Each phase has its own stream, so that neither depends on how the other was interrupted.
             rng = np.random.default_rng([plan.seed, structure.label, ALL_PHASES.index(phase)])
             network = best_network(folder / SUPERVISED) if phase != SUPERVISED else None
-            _claim(folder / phase, _settings(plan, phase, network), _record(plan, phase, device))
-            watch = _Keeper(folder / phase, structure, phase, stop, display or Display())
+            with ranks.first_goes_first():
+                _claim(
+                    folder / phase,
+                    _settings(plan, phase, network, execution),
+                    _record(plan, phase, device, execution),
+                )
+            watch = _Keeper(folder / phase, structure, phase, stop, ranks, display or Display())
+            how: dict[str, Any] = {"rng": rng, "device": device, "execution": execution, "watch": watch}
             if phase == ADAPTATION and network is not None:
-                train_adaptation(
-                    structure, network, source, target, validation, recipe, rng=rng, device=device, watch=watch
-                )
+                train_adaptation(structure, network, source, target, validation, recipe, **how)
             else:
-                train_supervised(
-                    structure, source, validation, recipe, rng=rng, device=device, network=network, watch=watch
-                )
+                train_supervised(structure, source, validation, recipe, network=network, **how)
     summary = folder / "summary.md"
-    write_summary(summary, summary_of(folder), title=f"{structure.title}: training run")
+    if ranks.is_first:
+        write_summary(summary, summary_of(folder), title=f"{structure.title}: training run")
     return summary
 
 
-def check_run(plan: RunPlan, folder: Path) -> None:
+def check_run(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> None:
     """Refuse, before hours of preprocessing, what `train_run` would refuse after them.
 
     Raises:
         RunError: the folder holds a run with other settings, or phase 2 is asked for before phase 1 has ended.
+        ValueError: a batch that the processes cannot share.
     """
+    for phase, recipe in plan.recipes.items():
+        if phase == ADAPTATION:
+            execution.check_batch(recipe.batch_size // 2, f"{phase}: half a batch, of each domain")
+        else:
+            execution.check_batch(recipe.batch_size, f"{phase}: batch size")
     if SUPERVISED not in plan.phases:
         finished_checkpoint(folder / SUPERVISED)
     for phase in plan.phases:
         if (folder / phase / SETTINGS_FILE).exists():
             there = read_settings(folder / phase)["settings"]
             there.pop("starts_from", None)
-            _refuse_differences(folder / phase, there, _settings(plan, phase, None))
+            _refuse_differences(folder / phase, there, _settings(plan, phase, None, execution))
 
 
 class _Keeper(Watcher):
     """Puts a saved state back, saves new ones, and keeps the records beside them."""
 
-    def __init__(self, folder: Path, structure: Structure, phase: str, stop: StopRequest, display: Display) -> None:
+    def __init__(
+        self, folder: Path, structure: Structure, phase: str, stop: StopRequest, ranks: Ranks, display: Display
+    ) -> None:
         self._folder, self._structure, self._phase = folder, structure, phase
-        self._stop, self._display = stop, display
+        self._stop, self._ranks, self._display = stop, ranks, display
         self._slices: list[ValidationSlice] = []
         self._saved_at = time.perf_counter()
 
@@ -263,16 +279,18 @@ class _Keeper(Watcher):
         if volume.mask is not None and len(self._slices) < _SLICES_SHOWN:
             score = dice(count_overlap(volume.mask, prediction))
             self._slices.append(telling_slice(volume, prediction, score))
-        self._save_if_asked(state)
+        if self._ranks.size == 1:  # of several, each validates its own cases, and they agree to stop afterwards
+            self._save_if_asked(state)
 
     def finished_epoch(self, state: PhaseState) -> None:
         self._save(state)
         self._display.epoch_finished(state)
         self._write_records(state)
-        self._stop.check()
+        if asked := self._asked_to_stop():
+            raise Interrupted(asked)
 
     def _write_records(self, state: PhaseState) -> None:
-        if not state.history:
+        if not state.history or not self._ranks.is_first:
             return
         title = f"{self._structure.title}, {self._phase}"
         write_history(state.history, self._folder / "history.csv")
@@ -283,11 +301,19 @@ class _Keeper(Watcher):
             self._slices = []
 
     def _save_if_asked(self, state: PhaseState) -> None:
-        if self._stop.signal_number is not None or time.perf_counter() - self._saved_at > _SAVE_EVERY_S:
+        asked = self._asked_to_stop()
+        if asked or time.perf_counter() - self._saved_at > _SAVE_EVERY_S:
             self._save(state)
-        self._stop.check()
+        if asked:
+            raise Interrupted(asked)
+
+    def _asked_to_stop(self) -> int:
+        """Return the signal that has asked any of the processes to stop, or 0; all get the same answer."""
+        return self._ranks.largest(self._stop.signal_number or 0)
 
     def _save(self, state: PhaseState) -> None:
+        if not self._ranks.is_first:
+            return
         checkpoint = {
             "format": CHECKPOINT_FORMAT,
             "structure": self._structure.key,
@@ -383,7 +409,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _settings(plan: RunPlan, phase: str, network: ENet3d | None) -> dict[str, Any]:
+def _settings(plan: RunPlan, phase: str, network: ENet3d | None, execution: Execution) -> dict[str, Any]:
     """Return what decides a phase's weights, as JSON holds it."""
     left_out = _ADAPTATION_ONLY if phase != ADAPTATION else ()
     settings: dict[str, Any] = {
@@ -396,6 +422,8 @@ def _settings(plan: RunPlan, phase: str, network: ENet3d | None) -> dict[str, An
     for part, cases in plan.data.parts.items():
         if phase == ADAPTATION or part != "target_training":
             settings[part] = [case.case for case in cases]
+    if execution.precision != FP32:  # absent where it is float32, as from runs that knew nothing else
+        settings["precision"] = execution.precision
     if network is not None:
         weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
         settings["starts_from"] = hashlib.sha256(weights).hexdigest()
@@ -404,7 +432,7 @@ def _settings(plan: RunPlan, phase: str, network: ENet3d | None) -> dict[str, An
     return plain
 
 
-def _record(plan: RunPlan, phase: str, device: torch.device) -> dict[str, Any]:
+def _record(plan: RunPlan, phase: str, device: torch.device, execution: Execution) -> dict[str, Any]:
     return {
         "recipe": plan.recipe_name,
         "departures": plan.departures(phase),
@@ -413,6 +441,7 @@ def _record(plan: RunPlan, phase: str, device: torch.device) -> dict[str, Any]:
         "target_scans": {case.case: str(case.scan.resolve()) for case in plan.data.target_training},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device),
+        "execution": str(execution),
         "version": metadata.version("crossmoda-grl"),
         "commit": commit(),
     }
@@ -490,6 +519,7 @@ def summary_of(folder: Path) -> dict[str, dict[str, str]]:
             "seed": str(settings["settings"]["seed"]),
             "data": record["data"],
             "machine": record["machine"],
+            "execution": record.get("execution", FP32),
             "code": f"{record['version']}, commit {record['commit'] or 'unknown'}",
             "started": record["started"],
         }

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from evaluation.contract import Structure
 from evaluation.metrics import count_overlap, dice
@@ -23,7 +24,9 @@ from pipeline.checkpoints import Segmenter
 from pipeline.config import OURS, PAPER
 from pipeline.domain import DomainClassifier, reversal_weight
 from pipeline.enet import ENet3d
+from pipeline.execution import PLAIN, BatchForward, Execution
 from pipeline.losses import adaptation_loss, domain_loss, supervised_loss
+from pipeline.ranks import ALONE, Ranks
 from pipeline.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
 from pipeline.sliding_window import predict_volume
 
@@ -256,18 +259,20 @@ def validate(
     recipe: Recipe,
     device: torch.device,
     *,
+    ranks: Ranks = ALONE,
     watch: Callable[[TrainingVolume, NDArray[np.bool_]], None] = lambda _volume, _prediction: None,
 ) -> Validation:
     """Predict whole volumes by the sliding window that predicts scans, and compare at 0.5 mm; leaves eval mode on.
 
-    `watch` is called with every volume and its prediction, bool `(D, H, W)`.
+    In float32, as scans are predicted. Several processes share the volumes, and all return the same. `watch` is called
+    with every volume that is this one's and its prediction, bool `(D, H, W)`.
 
     Raises:
         ValueError: a volume without a mask, or with an empty one.
     """
     segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
-    scores, predicted_voxels, true_voxels = {}, 0, 0
-    for volume in volumes:
+    table = np.zeros((len(volumes), 3))  # Dice, predicted voxels, true voxels
+    for volume, row in list(zip(volumes, table, strict=True))[ranks.share]:
         if volume.mask is None or not volume.mask.any():
             raise ValueError(f"{volume.case}: expected a mask with voxels to validate against, got none")
         probability = predict_volume(
@@ -280,11 +285,11 @@ def validate(
         )
         prediction = probability >= 0.5
         overlap = count_overlap(volume.mask, prediction)
-        scores[volume.case] = dice(overlap)
-        predicted_voxels += overlap.prediction_voxels
-        true_voxels += overlap.reference_voxels
+        row[:] = dice(overlap), overlap.prediction_voxels, overlap.reference_voxels
         watch(volume, prediction)
-    return Validation(scores, predicted_voxels / true_voxels)
+    scores, predicted_voxels, true_voxels = ranks.sum(table).T
+    cases = (volume.case for volume in volumes)
+    return Validation(dict(zip(cases, scores.tolist(), strict=True)), float(predicted_voxels.sum() / true_voxels.sum()))
 
 
 def train_supervised(
@@ -295,6 +300,7 @@ def train_supervised(
     *,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
+    execution: Execution = PLAIN,
     network: ENet3d | None = None,
     report: Callable[[Epoch], None] = lambda _epoch: None,
     watch: Watcher | None = None,
@@ -308,18 +314,20 @@ def train_supervised(
         recipe: `paper_recipe(structure)`, or a smaller one.
         rng: where every random draw comes from; torch's own generator, for weights and dropout, is seeded from it.
         device: where to train.
+        execution: how to compute the steps.
         network: to go on with; a new one by default.
         report: called after every epoch.
         watch: sees the state at every step, and may put a saved one back.
 
     Raises:
-        ValueError: volumes that the sampler or the validation refuses.
+        ValueError: volumes that the sampler or the validation refuses, or a batch that the processes cannot share.
         FloatingPointError: the loss is no longer a number; the batch's cases are named.
 
     Source: Section 2, Eq. 1; Section 3.
     """
+    execution.check_batch(recipe.batch_size)
     device = torch.device(device)
-    torch.manual_seed(int(rng.integers(2**31)))
+    torch.manual_seed(seed := int(rng.integers(2**31)))
     network = (network or ENet3d(classes=OURS.classes, channels=recipe.channels)).to(device)
     batches_per_epoch = -(-len(training) * recipe.patches_per_volume // recipe.batch_size)
     state = PhaseState(
@@ -327,6 +335,7 @@ def train_supervised(
     )
     optimiser, watch = state.optimiser, watch or Watcher()
     watch.started(state)
+    forward = BatchForward(network, device, execution, seed=seed)
 
     for epoch in state.epochs_left():
         network.train()
@@ -339,10 +348,10 @@ def train_supervised(
             structure_fraction=recipe.structure_fraction,
             mirror=recipe.mirror,
         )
-        for batch in cut_batches(state.batches_left(draws)):
-            patches = torch.from_numpy(batch.patches).to(device)
+        for batch in cut_batches(state.batches_left(draws), execution.workers):
             masks = torch.from_numpy(batch.masks).to(device)
-            loss = supervised_loss(network(patches), masks, recipe.dice_weight)
+            logits = forward(torch.from_numpy(batch.patches), step=state.steps_done)
+            loss = supervised_loss(logits, masks, recipe.dice_weight)
             _check_finite(loss.total, epoch, batch.cases)
             optimiser.zero_grad()
             loss.total.backward()
@@ -351,7 +360,8 @@ def train_supervised(
             watch.stepped(state)
         scores = None
         if _is_due(epoch, recipe):
-            scores = validate(network, validation, structure, recipe, device, watch=partial(watch.validated, state))
+            seen = partial(watch.validated, state)
+            scores = validate(network, validation, structure, recipe, device, ranks=execution.ranks, watch=seen)
         report(state.finish_epoch(scores))
         watch.finished_epoch(state)
     return state.trained()
@@ -367,6 +377,7 @@ def train_adaptation(
     *,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
+    execution: Execution = PLAIN,
     report: Callable[[Epoch], None] = lambda _epoch: None,
     watch: Watcher | None = None,
 ) -> Trained:
@@ -385,20 +396,23 @@ def train_adaptation(
         recipe: `paper_recipe(structure)`, or a smaller one; its batch size is even.
         rng: where every random draw comes from; torch's own generator is seeded from it.
         device: where to train.
+        execution: how to compute the steps.
         report: called after every epoch, with the adversary's health beside the losses: balanced domains the classifier
             cannot tell apart give an accuracy of 0.5 and a loss of 0.69.
         watch: sees the state at every step, and may put a saved one back.
 
     Raises:
-        ValueError: an odd batch size, or volumes that the sampler or the validation refuses.
+        ValueError: an odd batch size, volumes that the sampler or the validation refuses, or a batch that the processes
+            cannot share.
         FloatingPointError: the loss is no longer a number; the batch's cases are named.
 
     Source: Section 2, Eq. 2; Section 3, "Each batch … is composed the same number of the samples".
     """
     if recipe.batch_size < 2 or recipe.batch_size % 2:
         raise ValueError(f"batch size: expected an even number, half of it for each domain, got {recipe.batch_size}")
+    execution.check_batch(recipe.batch_size // 2, "half a batch, of each domain")
     device = torch.device(device)
-    torch.manual_seed(int(rng.integers(2**31)))
+    torch.manual_seed(seed := int(rng.integers(2**31)))
     network = copy.deepcopy(network).to(device)
     classifier = DomainClassifier(network.channels[-1]).to(device)
     unlabelled = [TrainingVolume(v.case, v.volume) for v in target]
@@ -423,21 +437,20 @@ def train_adaptation(
     )
     optimiser, watch = state.optimiser, watch or Watcher()
     watch.started(state)
+    forward = BatchForward(_TwoHeads(network, classifier), device, execution, seed=seed)
 
     for epoch in state.epochs_left():
         network.train()
         classifier.train()
         draws = half_and_half(epoch_draws(source, **drawing), epoch_draws(unlabelled, **drawing))
-        for batch in cut_batches(state.batches_left(draws)):
+        for batch in cut_batches(state.batches_left(draws), execution.workers):
             n = len(batch.cases) // 2
-            patches = torch.from_numpy(batch.patches).to(device)
             masks = torch.from_numpy(batch.masks[:n]).to(device)
             is_target = torch.arange(2 * n, device=device) >= n
             weight = reversal_weight(min(state.steps_done / steps, 1.0), recipe.reversal_maximum)
 
-            encoded = network.encoder(patches)
-            supervised = supervised_loss(network.decoder(encoded)[:n], masks, recipe.dice_weight)
-            domain_logits = classifier(encoded.features, weight)
+            logits, domain_logits = forward(torch.from_numpy(batch.patches), weight, step=state.steps_done)
+            supervised = supervised_loss(logits[:n], masks, recipe.dice_weight)
             loss = adaptation_loss(supervised, domain_loss(domain_logits, is_target))
 
             _check_finite(loss.total, epoch, batch.cases)
@@ -455,10 +468,23 @@ def train_adaptation(
             watch.stepped(state)
         scores = None
         if _is_due(epoch, recipe):
-            scores = validate(network, validation, structure, recipe, device, watch=partial(watch.validated, state))
+            seen = partial(watch.validated, state)
+            scores = validate(network, validation, structure, recipe, device, ranks=execution.ranks, watch=seen)
         report(state.finish_epoch(scores))
         watch.finished_epoch(state)
     return state.trained()
+
+
+class _TwoHeads(nn.Module):
+    """Decoder and domain classifier on one encoder: phase 2's forward as one module, for whoever wraps modules."""
+
+    def __init__(self, network: ENet3d, classifier: DomainClassifier) -> None:
+        super().__init__()
+        self.network, self.classifier = network, classifier
+
+    def forward(self, patches: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded = self.network.encoder(patches)
+        return self.network.decoder(encoded), self.classifier(encoded.features, weight)
 
 
 def _epoch_as_json(epoch: Epoch) -> dict[str, Any]:

@@ -45,6 +45,15 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
     help="Validate on the last N source cases, not on the paper's ids.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="Of the forward; auto: bf16 on GPUs that compute in it, else fp32.",
+)
+@click.option("--channels-last", is_flag=True, help="Keep channels together in memory.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network; needs a C++ compiler.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads that cut patches ahead.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same weights on the CPU.")
 @click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]")
 def train(
@@ -58,12 +67,17 @@ def train(
     split_file: Path | None,
     validation_cases: int | None,
     device: str,
+    precision: str,
+    channels_last: bool,
+    compiled: bool,
+    workers: int,
     seed: int,
     cache: Path | None,
 ) -> None:
     """Train the paper's two phases, from folders of scans to networks for `export`.
 
-    Killed or interrupted, the same command goes on where it was. No label of the target domain is ever opened.
+    Killed or interrupted, the same command goes on where it was. No label of the target domain is ever opened. Started
+    by torchrun, its processes share every batch.
 
     Exit code: 0 when all is trained, 1 when something is wrong, 130 or 143 when interrupted.
     """
@@ -71,6 +85,8 @@ def train(
     from pipeline.allocator import keep_large_blocks
     from pipeline.cache import cached_volumes
     from pipeline.devices import DeviceError, is_out_of_memory, pick_device
+    from pipeline.execution import COMPILER, Execution, pick_precision
+    from pipeline.ranks import joined_ranks
     from pipeline.recipes import ConfigError, chosen_recipes
     from pipeline.runs import SUPERVISED, RunError, RunPlan, check_run, train_run
     from pipeline.training_data import DataError, find_training_data
@@ -80,17 +96,19 @@ def train(
     phases = _PHASES if phase == "all" else [phase]
     structures = STRUCTURES if structure == "all" else (_BY_KEY[structure],)
     try:
-        with interruptible():
+        with interruptible(), joined_ranks(pick_device(device)) as (ranks, where):
+            _messages.quiet = not ranks.is_first
+            picked = pick_precision(precision, where)
+            execution = Execution(picked, channels_last, COMPILER if compiled else "", workers, ranks)
             recipes = {s: chosen_recipes(recipe, s, phases=phases, config=config, epochs=epochs) for s in structures}
-            where = pick_device(device)
             found = find_training_data(
                 data, split_file=split_file, validation_cases=validation_cases, with_target=phases != [SUPERVISED]
             )
             plans = [RunPlan(s, recipes[s], recipe, found, seed) for s in structures]
-            _messages.print(f"{data}, on {where}\n{found}", markup=False)
+            _messages.print(f"{data}, on {where}, {execution}\n{found}", markup=False)
             for plan in plans:
                 _print_departures(plan)
-                check_run(plan, runs / plan.structure.key)
+                check_run(plan, runs / plan.structure.key, execution)
             for plan in plans:
                 volumes = {
                     part: cached_volumes(
@@ -98,9 +116,11 @@ def train(
                     )
                     for part, cases in found.parts.items()
                 }
+                folder = runs / plan.structure.key
                 with ProgressDisplay(_messages) as display:
-                    summary = train_run(plan, volumes, runs / plan.structure.key, device=where, display=display)
-                click.echo(summary)
+                    summary = train_run(plan, volumes, folder, device=where, execution=execution, display=display)
+                if ranks.is_first:
+                    click.echo(summary)
     except (DataError, ConfigError, RunError, CaseError, DeviceError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except FloatingPointError as error:

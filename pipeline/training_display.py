@@ -14,6 +14,34 @@ from pipeline.training_report import duration
 _LINE_EVERY_S = 60.0
 
 
+class Displays(Display):
+    """Several displays as one, in their order."""
+
+    def __init__(self, *displays: Display) -> None:
+        """Show on each of them."""
+        self._displays = displays
+
+    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+        """Show where the phase stands."""
+        for display in self._displays:
+            display.phase_started(structure, phase, state)
+
+    def stepped(self, state: PhaseState) -> None:
+        """Show a step."""
+        for display in self._displays:
+            display.stepped(state)
+
+    def validated(self, state: PhaseState, case: str) -> None:
+        """Show that a validation case is done."""
+        for display in self._displays:
+            display.validated(state, case)
+
+    def epoch_finished(self, state: PhaseState) -> None:
+        """Show an epoch."""
+        for display in self._displays:
+            display.epoch_finished(state)
+
+
 class ProgressDisplay(Display):
     """Shows epochs, steps, losses and the time left; a context, so that the bar is taken down whatever happens."""
 

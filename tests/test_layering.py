@@ -18,8 +18,8 @@ EVALUATION = [
     ["cli"],
 ]
 PIPELINE = [
-    ["config", "allocator", "devices"],
-    ["cases", "preprocessing", "training_data"],
+    ["config", "allocator", "devices", "ranks"],
+    ["cases", "preprocessing", "training_data", "execution"],
     ["patches"],
     ["phantom"],
     ["enet", "domain", "losses"],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from evaluation.interruptions import Interrupted
 from pipeline import runs, training
+from pipeline.execution import Execution
 from pipeline.runs import (
     Display,
     RunError,
@@ -106,6 +108,15 @@ def test_sigterm_saves_amid_an_epoch_and_exits(tmp_path: Path, whole: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that no step comes before the schedule's is no mistake here
         train_run(tiny_plan(), VOLUMES, folder, device=CPU)
+    assert_same_end(folder, whole)
+
+
+def test_workers_change_nothing_even_across_an_interruption(tmp_path: Path, whole: Path) -> None:
+    folder, ahead = tmp_path / "vs", Execution(workers=2)
+    with pytest.raises(Interrupted):
+        train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead, display=MOMENTS["asked amid an epoch"])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
+    train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead)
     assert_same_end(folder, whole)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from crossmoda_grl import main
 from evaluation.contract import COCHLEA, STRUCTURES, VS
 from pipeline import training
 from pipeline.checkpoints import load_segmenter
-from pipeline.runs import finished_checkpoint, network_of
+from pipeline.runs import finished_checkpoint, network_of, progress_of
 from tests.images import make_image
 
 CPU = torch.device("cpu")
@@ -297,3 +298,35 @@ def test_the_defaults_are_the_paper_s() -> None:
     assert "[default: paper]" in result.stdout
     assert VS.key in result.stdout
     assert COCHLEA.key in result.stdout
+
+
+def test_a_run_of_one_process_goes_on_in_two(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun itself, with workers."""
+    loss = training.supervised_loss
+
+    def asked_to_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)
+
+    one = ("--structure", "vs", "--phase", "supervised", "--epochs", 2, "--workers", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "supervised_loss", asked_to_stop)
+        assert train(data, tmp_path, *one).exit_code == 143
+    phase = tmp_path / "vs" / "supervised"
+    before = (phase / "settings.json").read_text()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    arguments = ["--data", data, "--runs", tmp_path, "--config", data / "config.toml", "--device", "cpu", *one]
+    done = subprocess.run(
+        [*torchrun, "-m", "crossmoda_grl", "train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{tmp_path}/vs/summary.md"]
+    assert f"{data}, on cpu, fp32, workers 1, processes 2" in done.stderr
+    assert done.stderr.count("VS supervised: 2 epochs of 2 batches and 1 batches") == 1
+    assert progress_of(finished_checkpoint(phase))["steps_done"] == 4
+    assert (phase / "settings.json").read_text() == before

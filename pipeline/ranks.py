@@ -1,0 +1,172 @@
+"""Several processes, the ranks, that train one network together: what they share, and how they agree.
+
+Every rank draws the same batches and takes its share of each; logits are gathered, so that every rank computes the loss
+of the whole batch, the pooled Dice loss included, and batch norm takes the whole batch's statistics. The ranks so do
+what one process does, in another order of summation. In one process everything here is the identity.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed, nn
+
+# Ranks wait for each other at every step, and the first one writes checkpoints and records meanwhile.
+_TIMEOUT = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place, `rank`, among the `size` processes that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Tell whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> slice:
+        """Return which items are this rank's: every `size`-th, so of half and half every rank has half and half."""
+        return slice(self.rank, None, self.size)
+
+    def whole(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Gather the ranks' shares to the whole batch, shape `(count, ...)`; gradients flow back to this rank's."""
+        return part if self.size == 1 else _Whole.apply(part, self, count)
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add up the ranks' arrays, which have one shape."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values)
+        distributed.all_reduce(total)
+        return total.numpy()
+
+    def largest(self, number: int) -> int:
+        """Return the ranks' largest number; none goes on before all have come here."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let the first rank do what is in the block before the others do it."""
+        if not self.is_first:
+            self.largest(0)
+        yield
+        if self.is_first:
+            self.largest(0)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+    """Join the ranks that `torchrun` started, if it did; yield this one's place, and its own GPU of several.
+
+    Raises:
+        ValueError: more ranks on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE, device
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(
+                f"torchrun: expected a GPU for each process, got {gpus} GPUs for process {local + 1}; "
+                f"take --nproc_per_node {gpus}"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
+    yield Ranks(distributed.get_rank(), distributed.get_world_size()), device
+    distributed.destroy_process_group()  # not after an error, where the others may be gone
+
+
+class _Whole(torch.autograd.Function):
+    """Gathering. As every rank computes the same loss of the whole, its own share of the gradient is at hand.
+
+    Times the number of ranks, because DistributedDataParallel then takes their mean.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, ranks: Ranks, count: int) -> torch.Tensor:
+        ctx.ranks = ranks
+        whole = part.new_zeros((count, *part.shape[1:]))
+        whole[ranks.share] = part
+        distributed.all_reduce(whole)  # of zeros and one rank's values: exact, and shares may differ in length
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0][ctx.ranks.share] * ctx.ranks.size, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, whose gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class PooledBatchNorm3d(nn.BatchNorm3d):
+    """Batch norm with the statistics of all ranks' patches: `nn.SyncBatchNorm`, which knows GPUs alone, for CPUs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise `(N, C, D, H, W)`; a rank without a patch (N is 0) takes part."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        wide, axes = x.double(), (0, 2, 3, 4)
+        voxels = wide.new_full((1,), x.numel() // x.shape[1])
+        sums, squares, voxels = _Sum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), voxels])).split(
+            [x.shape[1], x.shape[1], 1]
+        )
+        mean = sums / voxels
+        variance = squares / voxels - mean.square()
+        with torch.no_grad():
+            unbiased = variance * voxels / (voxels - 1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum or 0.0)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt().to(x.dtype)
+        shift = self.bias - mean.to(x.dtype) * scale
+        return x * scale[:, None, None, None] + shift[:, None, None, None]
+
+
+def pool_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Give a module's batch norms, in place, the statistics of all ranks; names, weights and buffers stay theirs."""
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm3d):
+            pool_batch_norm(child, device)
+        elif device.type == "cuda":
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            pooled = PooledBatchNorm3d(child.num_features, child.eps, child.momentum)
+            pooled.weight, pooled.bias = child.weight, child.bias
+            pooled.running_mean, pooled.running_var = child.running_mean, child.running_var
+            pooled.num_batches_tracked = child.num_batches_tracked
+            setattr(module, name, pooled)
