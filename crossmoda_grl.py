@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as missing:
             raise click.ClickException(
                 f"{ctx.invoked_subcommand}: needs the package {missing.name}, which is not installed; "
-                "install it with: pip install 'crossmoda-grl[segmentation,runner]'"
+                "install it with: pip install 'crossmoda-grl[segmentation,runner,tensorboard]'"
             ) from missing
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,6 +6,7 @@
     RUNS/vs/supervised/    settings.json  checkpoint.pt  history.csv  curves.png  slices.png
     RUNS/vs/adaptation/    the same
     RUNS/vs/control/       the same, where asked for
+    RUNS/vs/*/tensorboard/ events, where asked for (`pipeline.training_events`)
 
 Every file is whole or absent. A checkpoint holds everything that a phase carries (`pipeline.training.PhaseState`); it
 is renewed after every epoch, every ten minutes within one, and when a signal asks the run to stop.
@@ -66,7 +67,7 @@ PHASE_TITLES = {
     CONTROL: "Control, phase 2 without the adversary",
 }
 CHECKPOINT_FORMAT = 1
-CHECKPOINT_FILE, SETTINGS_FILE = "checkpoint.pt", "settings.json"
+CHECKPOINT_FILE, SETTINGS_FILE, SLICES_FILE = "checkpoint.pt", "settings.json", "slices.png"
 
 _SAVE_EVERY_S = 600.0
 _SLICES_SHOWN = 4
@@ -284,8 +285,8 @@ class _Keeper(Watcher):
 
     def finished_epoch(self, state: PhaseState) -> None:
         self._save(state)
-        self._display.epoch_finished(state)
         self._write_records(state)
+        self._display.epoch_finished(state)
         if asked := self._asked_to_stop():
             raise Interrupted(asked)
 
@@ -297,7 +298,7 @@ class _Keeper(Watcher):
         draw_curves(state.history, self._folder / "curves.png", title=title)
         if self._slices:
             note = f"{title}, epoch {state.epoch}"
-            draw_slices(self._slices, self._structure, PAPER.spacing_mm, self._folder / "slices.png", title=note)
+            draw_slices(self._slices, self._structure, PAPER.spacing_mm, self._folder / SLICES_FILE, title=note)
             self._slices = []
 
     def _save_if_asked(self, state: PhaseState) -> None:

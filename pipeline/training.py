@@ -137,6 +137,7 @@ class PhaseState:
         self.best: ENet3d | None = None
         self.best_epoch, self.best_dice = 0, -1.0
         self._rng, self._rng_at_start = rng, rng.bit_generator.state
+        self.last_losses: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._since = time.perf_counter()
 
@@ -152,8 +153,9 @@ class PhaseState:
 
     def add_step(self, **losses: torch.Tensor) -> None:
         """Count a batch, and add its losses, each of shape (), to the epoch's means."""
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        self.last_losses = {name: float(value.detach()) for name, value in losses.items()}
+        for name, value in self.last_losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self.batches_done += 1
         self.steps_done += 1
 

@@ -4,6 +4,9 @@ torch is imported when a command runs, so that `--help` answers at once.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from evaluation.contract import STRUCTURES
 from evaluation.interruptions import Interrupted, interruptible
 
 if TYPE_CHECKING:
-    from pipeline.runs import RunPlan
+    from pipeline.runs import Display, RunPlan
 
 _PATH = click.Path(path_type=Path)
 _STRUCTURES = [s.key for s in STRUCTURES]
@@ -54,6 +57,7 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 @click.option("--channels-last", is_flag=True, help="Keep channels together in memory.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network; needs a C++ compiler.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads that cut patches ahead.")
+@click.option("--tensorboard/--no-tensorboard", default=False, help="Write events beside the records.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same weights on the CPU.")
 @click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]")
 def train(
@@ -71,6 +75,7 @@ def train(
     channels_last: bool,
     compiled: bool,
     workers: int,
+    tensorboard: bool,
     seed: int,
     cache: Path | None,
 ) -> None:
@@ -90,8 +95,9 @@ def train(
     from pipeline.recipes import ConfigError, chosen_recipes
     from pipeline.runs import SUPERVISED, RunError, RunPlan, check_run, train_run
     from pipeline.training_data import DataError, find_training_data
-    from pipeline.training_display import ProgressDisplay
 
+    if tensorboard:
+        import_module("pipeline.training_events")  # a missing package is said now, not hours later
     keep_large_blocks()
     phases = _PHASES if phase == "all" else [phase]
     structures = STRUCTURES if structure == "all" else (_BY_KEY[structure],)
@@ -117,7 +123,7 @@ def train(
                     for part, cases in found.parts.items()
                 }
                 folder = runs / plan.structure.key
-                with ProgressDisplay(_messages) as display:
+                with _displays(runs, tensorboard and ranks.is_first) as display:
                     summary = train_run(plan, volumes, folder, device=where, execution=execution, display=display)
                 if ranks.is_first:
                     click.echo(summary)
@@ -135,6 +141,19 @@ def train(
     except Interrupted as interrupted:
         _messages.print(f"interrupted by {interrupted}; all is saved in {runs}, the same command goes on from there")
         sys.exit(interrupted.exit_code)
+
+
+@contextmanager
+def _displays(runs: Path, tensorboard: bool) -> Iterator["Display"]:
+    from pipeline.training_display import Displays, ProgressDisplay
+
+    with ExitStack() as shown:
+        displays: list[Display] = [shown.enter_context(ProgressDisplay(_messages))]
+        if tensorboard:
+            from pipeline.training_events import TrainingEvents
+
+            displays.append(shown.enter_context(TrainingEvents(runs)))
+        yield Displays(*displays)
 
 
 class _Counter:

@@ -30,7 +30,7 @@ PIPELINE = [
     ["submission", "training"],
     ["training_report"],
     ["runs"],
-    ["recipes", "export", "training_display"],
+    ["recipes", "export", "training_display", "training_events"],
     ["cli", "training_cli"],
 ]
 # Inside the phantom's room.

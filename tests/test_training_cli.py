@@ -301,7 +301,7 @@ def test_the_defaults_are_the_paper_s() -> None:
 
 
 def test_a_run_of_one_process_goes_on_in_two(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under torchrun itself, with workers."""
+    """Under torchrun itself, with workers and events."""
     loss = training.supervised_loss
 
     def asked_to_stop(*arguments):
@@ -317,7 +317,7 @@ def test_a_run_of_one_process_goes_on_in_two(data: Path, tmp_path: Path, monkeyp
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     arguments = ["--data", data, "--runs", tmp_path, "--config", data / "config.toml", "--device", "cpu", *one]
     done = subprocess.run(
-        [*torchrun, "-m", "crossmoda_grl", "train", *map(str, arguments)],
+        [*torchrun, "-m", "crossmoda_grl", "train", *map(str, arguments), "--tensorboard"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -330,3 +330,4 @@ def test_a_run_of_one_process_goes_on_in_two(data: Path, tmp_path: Path, monkeyp
     assert done.stderr.count("VS supervised: 2 epochs of 2 batches and 1 batches") == 1
     assert progress_of(finished_checkpoint(phase))["steps_done"] == 4
     assert (phase / "settings.json").read_text() == before
+    assert len(list((phase / "tensorboard").iterdir())) == 1
