@@ -13,6 +13,7 @@ from pipeline.cache import normalised_volume
 from pipeline.checkpoints import save_weights
 from pipeline.config import OURS
 from pipeline.enet import ENet3d
+from pipeline.execution import FP32
 from pipeline.runs import (
     ADAPTATION,
     ALL_PHASES,
@@ -166,6 +167,7 @@ def _phase(folder: Path) -> dict[str, Any]:
         "seed": settings["seed"],
         "started": record["started"],
         "machine": record["machine"],
+        "execution": record.get("execution", FP32),
         "last_losses": {name: round(value, 4) for name, value in progress["history"][-1]["losses"].items()},
         "source_validation": {name: validation_scores(progress, best=name == BEST) for name in (BEST, LAST)},
         "departures": record["departures"],

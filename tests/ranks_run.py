@@ -32,7 +32,7 @@ from tests.tiny_run import Ender, ball
 CPU = torch.device("cpu")
 # Nine patches a domain: batches of 4, 4 and 1, of which the second process gets 2, 2 and none. The rates are small,
 # because Adam's first steps are the gradients' signs, which rounding decides where a gradient is next to nothing.
-RECIPE = Recipe(24, 4, epochs=3, patches_per_volume=3, channels=(4, 8, 16), supervised_rate=1e-4, adaptation_rate=2e-5)
+RECIPE = Recipe(24, 4, epochs=2, patches_per_volume=3, channels=(4, 8, 16), supervised_rate=1e-4, adaptation_rate=2e-5)
 SOURCE = [ball(f"crossmoda_{i}", i) for i in (1, 2, 3)]
 VALIDATION = [ball(f"crossmoda_{i}", i) for i in (96, 97, 98)]
 TARGET = [ball(f"crossmoda_{i}", i, inverted=True) for i in (106, 107, 108)]
@@ -56,7 +56,7 @@ def both_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained]:
 
 def run(folder: Path, ranks: Ranks, display: Ender | None = None) -> int:
     """A run with dropout; return its exit code."""
-    plan = tiny_run.tiny_plan(replace(tiny_run.RECIPE, batch_size=4, patches_per_volume=4))
+    plan = tiny_run.tiny_plan(replace(tiny_run.RECIPE, batch_size=4, patches_per_volume=4, validate_every=2))
     try:
         train_run(plan, tiny_run.VOLUMES, folder, device=CPU, execution=Execution(ranks=ranks), display=display)
     except Interrupted as interrupted:

@@ -19,8 +19,11 @@ from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
 SOURCE, VALIDATION, TARGET = VOLUMES.values()
-# Small rates: what rounding does to Adam's first steps is not the point here.
-SHORT = dataclasses.replace(RECIPE, epochs=1, patches_per_volume=4, supervised_rate=1e-5, adaptation_rate=1e-5)
+# Small rates: what rounding does to Adam's first steps is not the point here. In windows below 40 the features are
+# smaller than a kernel of 5, of which torch's CPU build computes wrong gradients in bf16.
+SHORT = dataclasses.replace(
+    RECIPE, window=40, epochs=1, patches_per_volume=4, supervised_rate=1e-5, adaptation_rate=1e-5
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -99,7 +102,7 @@ def test_compiling_leaves_names_and_numbers_alone(plain: tuple[Trained, Trained]
 
 
 def test_precision_decides_weights_and_must_match(tmp_path: Path) -> None:
-    plan = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    plan = tiny_plan(SHORT, phases=("supervised",))
     half = Execution(precision=BF16)
     train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, execution=half)
     with pytest.raises(RunError, match="got others: precision was bf16, is None; repeat them"):
