@@ -118,7 +118,7 @@ class Downsampling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, D/2, H/2, W/2)` and the pooling's int64 indices."""
-        # Pooling and its undoing stay in float32 under autocast too: half of it would tie maxima that differ.
+        # In float32 under autocast too, as is its undoing: rounding here would tie maxima that differ.
         pooled, indices = functional.max_pool3d_with_indices(x.float(), (2, 2, 2))
         padded = functional.pad(pooled, (0, 0, 0, 0, 0, 0, 0, self.padding))
         return self.activation(padded + self.branch(x)), indices

@@ -419,12 +419,11 @@ def _settings(plan: RunPlan, phase: str, network: ENet3d | None, execution: Exec
         "seed": plan.seed,
         "recipe": {name: value for name, value in asdict(plan.recipes[phase]).items() if name not in left_out},
         "spacing_mm": PAPER.spacing_mm,
+        "precision": execution.precision,
     }
     for part, cases in plan.data.parts.items():
         if phase == ADAPTATION or part != "target_training":
             settings[part] = [case.case for case in cases]
-    if execution.precision != FP32:  # absent where it is float32, as from runs that knew nothing else
-        settings["precision"] = execution.precision
     if network is not None:
         weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
         settings["starts_from"] = hashlib.sha256(weights).hexdigest()
@@ -460,7 +459,7 @@ def _claim(folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> No
 
 
 def _refuse_differences(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    if differing := list(_differences(there, now)):
+    if differing := list(_differences({"precision": FP32, **there}, now)):  # older runs name none
         raise RunError(
             f"{folder}: expected the settings that this run was begun with, got others: {'; '.join(differing)}; "
             "repeat them, or choose another --runs folder"

@@ -112,7 +112,8 @@ class Trained:
 class PhaseState:
     """All that a phase carries from step to step: what a checkpoint must hold for it to end as if never interrupted.
 
-    `epoch` counts finished epochs, `batches_done` the batches of the one under way, `steps_done` all of them.
+    `epoch` counts finished epochs, `batches_done` the batches of the one under way, `steps_done` all of them;
+    `last_losses` are the last step's, by name.
     """
 
     def __init__(

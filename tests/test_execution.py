@@ -105,7 +105,7 @@ def test_precision_decides_weights_and_must_match(tmp_path: Path) -> None:
     plan = tiny_plan(SHORT, phases=("supervised",))
     half = Execution(precision=BF16)
     train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, execution=half)
-    with pytest.raises(RunError, match="got others: precision was bf16, is None; repeat them"):
+    with pytest.raises(RunError, match="got others: precision was bf16, is fp32; repeat them"):
         check_run(plan, tmp_path / "vs")
     check_run(plan, tmp_path / "vs", dataclasses.replace(half, channels_last=True, workers=2))
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import torch
 
 from evaluation.interruptions import Interrupted
 from pipeline import runs, training
-from pipeline.execution import Execution
+from pipeline.execution import PLAIN, Execution
 from pipeline.runs import (
     Display,
     RunError,
@@ -167,9 +168,9 @@ def test_a_finished_run_is_not_trained_again(whole: Path, monkeypatch: pytest.Mo
     assert {phase: (whole / phase / "checkpoint.pt").stat().st_mtime_ns for phase in PHASES} == before
 
 
-def refused(plan: RunPlan, folder: Path) -> str:
+def refused(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> str:
     with pytest.raises(RunError) as error:
-        train_run(plan, VOLUMES, folder, device=CPU)
+        train_run(plan, VOLUMES, folder, device=CPU, execution=execution)
     return str(error.value)
 
 
@@ -185,6 +186,18 @@ def test_other_settings_are_refused_by_name(whole: Path) -> None:
     # What only phase 2 looks at does not matter to phase 1.
     faster = tiny_plan(dataclasses.replace(RECIPE, adaptation_rate=0.5), phases=("supervised",))
     train_run(faster, VOLUMES, whole, device=CPU)
+
+
+def test_a_run_from_before_precision_was_named_goes_on(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    shutil.copytree(whole, folder)
+    path = folder / "supervised" / "settings.json"
+    content = json.loads(path.read_text())
+    assert content["settings"].pop("precision") == "fp32"
+    del content["record"]["execution"]
+    path.write_text(json.dumps(content))
+    train_run(tiny_plan(phases=("supervised",)), VOLUMES, folder, device=CPU)
+    assert "got others: precision was fp32, is bf16" in refused(tiny_plan(), folder, Execution(precision="bf16"))
 
 
 def test_phase_2_waits_for_phase_1(tmp_path: Path) -> None:
