@@ -21,6 +21,9 @@ class Execution:
     """How steps are computed; by default plainly, in float32, in one process.
 
     `compiler` is a backend of `torch.compile`, or nothing; `workers` are threads that cut patches ahead.
+
+    Raises:
+        ValueError: compiling in several processes, whose batch norms wait for each other.
     """
 
     precision: str = FP32
@@ -28,6 +31,11 @@ class Execution:
     compiler: str = ""
     workers: int = 0
     ranks: Ranks = ALONE
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        if self.compiler and self.ranks.size > 1:
+            raise ValueError(f"--compile: expected one process, got {self.ranks.size}; leave --compile out")
 
     def __str__(self) -> str:
         """Say everything that is not the default, and the precision."""
@@ -74,15 +82,13 @@ class BatchForward:
         """Prepare a module that is on `device`; `seed` is for dropout, where there are several processes."""
         if execution.channels_last:
             module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        ranks = execution.ranks
         self._forward: Any = module
-        if ranks.size > 1:
-            pool_batch_norm(module, device)
         if execution.compiler:
             self._forward = torch.compile(module, backend=execution.compiler)
-        if ranks.size > 1:
+        if execution.ranks.size > 1:
+            pool_batch_norm(module, device)
             # The ranks' running statistics are the same, so none need be sent.
-            self._forward = DistributedDataParallel(self._forward, forward_sync_buffers=False)
+            self._forward = DistributedDataParallel(module, forward_sync_buffers=False)
         self._device, self._execution, self._seed = device, execution, seed
 
     def __call__(self, patches: torch.Tensor, *more: Any, step: int) -> Any:

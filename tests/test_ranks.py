@@ -53,6 +53,11 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         Execution(ranks=Ranks(0, 3)).check_batch(4)
 
 
+def test_several_processes_do_not_compile() -> None:
+    with pytest.raises(ValueError, match="--compile: expected one process, got 2; leave --compile out"):
+        Execution(compiler="inductor", ranks=Ranks(0, 2))
+
+
 def test_a_run_that_cannot_be_shared_is_refused_before_its_scans_are_read(tmp_path: Path) -> None:
     two = Execution(ranks=Ranks(0, 2))
     check_run(tiny_plan(phases=("supervised",)), tmp_path / "vs", two)
