@@ -23,12 +23,14 @@ class EncoderOutput(NamedTuple):
     """What the decoder needs: features `(N, 128, D/8, H/8, W/8)`, and where each pooling found its maxima.
 
     `indices1` `(N, 16, D/4, H/4, W/4)` are of downsample1_0 and `indices2` `(N, 64, D/8, H/8, W/8)` of downsample2_0,
-    int64. Sides are multiples of 8, so un-pooling doubles them exactly and needs no stored sizes.
+    int64. Sides are multiples of 8, so un-pooling doubles them exactly and needs no stored sizes. `early_features`
+    `(N, 64, D/4, H/4, W/4)`, stage 1's, are for whoever adapts those.
     """
 
     features: torch.Tensor
     indices1: torch.Tensor
     indices2: torch.Tensor
+    early_features: torch.Tensor
 
 
 def _conv(inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, dilation: int = 1) -> nn.Conv3d:
@@ -186,12 +188,13 @@ class Encoder(nn.Module):
         x = self.initial(x)
         x, indices1 = self.downsample1_0(x)
         x = self.regular1_4(self.regular1_3(self.regular1_2(self.regular1_1(x))))
+        early = x
         x, indices2 = self.downsample2_0(x)
         x = self.dilated2_4(self.asymmetric2_3(self.dilated2_2(self.regular2_1(x))))
         x = self.dilated2_8(self.asymmetric2_7(self.dilated2_6(self.regular2_5(x))))
         x = self.dilated3_4(self.asymmetric3_3(self.dilated3_2(self.regular3_1(x))))
         x = self.dilated3_8(self.asymmetric3_7(self.dilated3_6(self.regular3_5(x))))
-        return EncoderOutput(x, indices1, indices2)
+        return EncoderOutput(x, indices1, indices2, early)
 
 
 class Decoder(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 from evaluation.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.enet import SIDE_MULTIPLE
 from pipeline.runs import ADAPTATION, CONTROL, PHASES, SUPERVISED
-from pipeline.training import Recipe, paper_recipe
+from pipeline.training import DOMAIN_TAPS, Recipe, paper_recipe
 
 # For some 24 phantoms a domain of the preset `small`: minutes a phase, where the paper's counts take weeks.
 #   window          64 and 48 instead of 128 and 64: a step in seconds; both still hold the structure
@@ -138,6 +138,8 @@ def _check(recipe: Recipe, phase: str, path: Path | None) -> None:
         "adaptation_rate": (0 < recipe.adaptation_rate < float("inf"), "above 0"),
         "dice_weight": (0 <= recipe.dice_weight < float("inf"), "0 or more"),
         "reversal_maximum": (0 <= recipe.reversal_maximum < float("inf"), "0 or more"),
+        "domain_grid": (recipe.domain_grid > 0, "at least 1"),
+        "domain_tap": (recipe.domain_tap in DOMAIN_TAPS, " or ".join(DOMAIN_TAPS)),
         "channels": (
             len(recipe.channels) == 3
             and all(c >= 4 and c % 4 == 0 for c in recipe.channels)

@@ -71,7 +71,7 @@ CHECKPOINT_FILE, SETTINGS_FILE, SLICES_FILE = "checkpoint.pt", "settings.json", 
 
 _SAVE_EVERY_S = 600.0
 _SLICES_SHOWN = 4
-_ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum")
+_ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum", "domain_grid", "domain_tap")
 _PAPERS_CASES = {
     part: last - first + 1
     for part, (first, last) in zip(

@@ -31,14 +31,17 @@ from pipeline.sampling import TrainingVolume, cut_batches, epoch_draws, half_and
 from pipeline.sliding_window import predict_volume
 
 Batch = TypeVar("Batch")
+EARLY_TAP = "early"
+DOMAIN_TAPS = (OURS.domain_tap, EARLY_TAP)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a phase needs to know beside its data; `paper_recipe` gives the paper's.
 
-    `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is always validated; `channels`
-    are the network's, ENet's own by default.
+    `domain_tap` is where the adversary takes its features, one of `DOMAIN_TAPS`, and `domain_grid` the side of the grid
+    that it averages them onto. `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is
+    always validated; `channels` are the network's, ENet's own by default.
     """
 
     window: int
@@ -48,6 +51,8 @@ class Recipe:
     adaptation_rate: float = PAPER.adaptation_rate
     dice_weight: float = PAPER.dice_weight
     reversal_maximum: float = OURS.reversal_maximum
+    domain_grid: int = OURS.domain_grid
+    domain_tap: str = OURS.domain_tap
     patches_per_volume: int = OURS.patches_per_volume
     structure_fraction: float = OURS.structure_fraction
     overlap: float = OURS.overlap
@@ -417,7 +422,8 @@ def train_adaptation(
     device = torch.device(device)
     torch.manual_seed(seed := int(rng.integers(2**31)))
     network = copy.deepcopy(network).to(device)
-    classifier = DomainClassifier(network.channels[-1]).to(device)
+    early = recipe.domain_tap == EARLY_TAP
+    classifier = DomainClassifier(network.channels[1 if early else 2], recipe.domain_grid).to(device)
     unlabelled = [TrainingVolume(v.case, v.volume) for v in target]
     drawing: dict[str, Any] = {
         "window": recipe.window,
@@ -440,7 +446,7 @@ def train_adaptation(
     )
     optimiser, watch = state.optimiser, watch or Watcher()
     watch.started(state)
-    forward = BatchForward(_TwoHeads(network, classifier), device, execution, seed=seed)
+    forward = BatchForward(_TwoHeads(network, classifier, early), device, execution, seed=seed)
 
     for epoch in state.epochs_left():
         network.train()
@@ -481,13 +487,14 @@ def train_adaptation(
 class _TwoHeads(nn.Module):
     """Decoder and domain classifier on one encoder: phase 2's forward as one module, for whoever wraps modules."""
 
-    def __init__(self, network: ENet3d, classifier: DomainClassifier) -> None:
+    def __init__(self, network: ENet3d, classifier: DomainClassifier, early: bool) -> None:
         super().__init__()
-        self.network, self.classifier = network, classifier
+        self.network, self.classifier, self.early = network, classifier, early
 
     def forward(self, patches: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = self.network.encoder(patches)
-        return self.network.decoder(encoded), self.classifier(encoded.features, weight)
+        tapped = encoded.early_features if self.early else encoded.features
+        return self.network.decoder(encoded), self.classifier(tapped, weight)
 
 
 def _epoch_as_json(epoch: Epoch) -> dict[str, Any]:

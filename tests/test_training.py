@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from evaluation.contract import COCHLEA, VS
+from pipeline import training
+from pipeline.domain import DomainClassifier
 from pipeline.enet import ENet3d
 from pipeline.sampling import TrainingVolume
 from pipeline.training import (
@@ -162,6 +164,21 @@ def test_phase_2_half_and_half_with_the_adversary_s_health() -> None:
         ramp = [2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(first, first + 3)]
         assert epoch.losses["reversal"] == pytest.approx(np.mean(ramp), rel=1e-5)
     assert [e.rate for e in trained.history][:2] == pytest.approx([1e-3, 1e-3 * (1 + math.cos(math.pi / 4)) / 2])
+
+
+@pytest.mark.parametrize(("early", "channels"), [(False, 16), (True, 12)])
+def test_the_adversary_s_gradient_begins_where_it_taps(early: bool, channels: int) -> None:
+    network = ENet3d(channels=(8, 12, 16))
+    classifier = DomainClassifier(channels, grid=1)
+    _, domain_logits = training._TwoHeads(network, classifier, early)(torch.randn(2, 1, 16, 16, 16), 1.0)
+    domain_logits.sum().backward()
+
+    def is_reached(part: nn.Module) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+    assert is_reached(network.encoder.downsample1_0)
+    assert is_reached(network.encoder.dilated3_8) is not early
+    assert not is_reached(network.decoder)
 
 
 def test_phase_2_does_not_look_at_target_labels() -> None:
