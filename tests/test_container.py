@@ -221,8 +221,9 @@ print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).g
         assert settings["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
         assert "MALLOC_MMAP_THRESHOLD_=4294967296" in settings["Env"]
 
-    def test_other_commands(self, engine, image):
-        container = engine.containers.run(image, ["evaluate", "score", "--help"], detach=True, **LOCKED_DOWN)
+    @pytest.mark.parametrize("command", [["evaluate", "score"], ["reproduce"]])
+    def test_other_commands(self, engine, image, command):
+        container = engine.containers.run(image, [*command, "--help"], detach=True, **LOCKED_DOWN)
         code, log = finish(container)
         assert code == 0
         assert "--reference" in log

@@ -1,7 +1,9 @@
 """`reproduce` from end to end on tiny phantoms: data in, the paper's table beside ours out."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,19 @@ def test_mistakes_are_told_before_anything_is_trained(data: Path, tmp_path: Path
     assert result.exit_code == 1
     assert f"{tmp_path}/validation: expected scans named {{case}}_hrT2.nii.gz, got an empty folder" in result.stderr
     assert not out.exists()
+
+
+def test_an_interruption_is_said_and_its_exit_code_is_the_signal_s(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_stop(*_: object) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(reproduction, "_run", told_to_stop)
+    result = reproduce(data, tmp_path)
+    assert result.exit_code == 143
+    assert "interrupted by SIGTERM; the same command goes on from there" in result.stderr
 
 
 def test_every_option_of_train_is_passed_on() -> None:
