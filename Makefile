@@ -54,8 +54,9 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/sliding_window.py
-	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/sliding_window.py --pairs 2
+	$(BIN)/python benchmarks/metrics.py --slices 24
+	$(BIN)/python benchmarks/training_step.py --pairs 1
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
 
 # Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.

@@ -14,6 +14,7 @@ COMMANDS = {
     "picture": ("pipeline.cli", "picture", "Draw label maps as outlines on their scans."),
     "train": ("pipeline.training_cli", "train", "Train the paper's two phases; killed, the same command goes on."),
     "export": ("pipeline.training_cli", "export", "Write a training run's networks in the form that predict loads."),
+    "reproduce": ("reproduction", "reproduce", "From the challenge's data to the paper's table, in one command."),
     "phantom": ("pipeline.cli", "phantom", "Make phantom scans with labels in the challenge's layout."),
     "evaluate": ("evaluation.cli", "evaluate", "Score, rank and report submissions, and run their images."),
 }

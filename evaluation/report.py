@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaluation.contract import STRUCTURES
+from evaluation.contract import STRUCTURES, TARGET_VALIDATION_IDS, case_name
 from evaluation.figures import (
     NONE,
     STATUS_TEXT,
@@ -182,6 +182,14 @@ def _paper_rows(paper: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for structure in STRUCTURES
     ]
+
+
+def _whose_cases(cohorts: Sequence[CohortScores], *, phantom: bool) -> str:
+    """Say whether the paper's figures, of the validation cases of 2021, are of the cases scored here."""
+    first, last = TARGET_VALIDATION_IDS
+    papers = {case_name(number) for number in range(first, last + 1)}
+    same = not phantom and all({result.case for result in cohort.results} == papers for cohort in cohorts)
+    return "the same cases, by their names" if same else "other cases"
 
 
 def _case_rows(ordered: Sequence[tuple[CohortScores, CaseScores]], columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -443,7 +451,7 @@ def render_html(
         structures=STRUCTURES,
         summary=[{"team": cohort.team, "rows": summary_rows(cohort)} for cohort in cohorts],
         empty_mm=f"{EMPTY_DISTANCE_MM:g}",
-        paper=known["paper"] | {"rows": _paper_rows(known["paper"])},
+        paper=known["paper"] | {"rows": _paper_rows(known["paper"]), "whose": _whose_cases(cohorts, phantom=phantom)},
         challenge=known["challenge"]
         | {"teams_count": sum(team["rank"] is not None for team in known["challenge"]["teams"])},
         ranking=None if ranking is None else _ranking_view(ranking),
@@ -501,7 +509,8 @@ def render_markdown(
         ]
     lines += [
         "",
-        "Mean ± sd. The paper's figures come from other cases. Median [Q1 – Q3] and the number of cases:",
+        f"Mean ± sd. The paper's figures come from {_whose_cases(cohorts, phantom=phantom)}. "
+        "Median [Q1 – Q3] and the number of cases:",
         "",
         "| Results of | Structure | Dice, % | ASSD, mm | averaged | empty | missing | refused | not scored |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -129,7 +129,7 @@ def _card(folder: Path, chosen: str, best: bool, note: str) -> dict[str, Any]:
     record = settings["record"]
     progress = progress_of(finished_checkpoint(folder / chosen))
     number = progress["best_epoch"] if best else progress["epoch"]
-    phantoms = {part: _phantom_record(Path(cohort)) for part, cohort in record["cohort_folders"].items()}
+    phantoms = {part: phantom_record(Path(cohort)) for part, cohort in record["cohort_folders"].items()}
     phantoms = {part: cohort for part, cohort in phantoms.items() if cohort}
     numbered = {phase: _numbered(phase) for phase in phases}
     card: dict[str, Any] = {
@@ -192,8 +192,8 @@ def _told(phase: str) -> str:
     return f"{title.lower()} ({what})"
 
 
-def _phantom_record(data: Path) -> dict[str, Any]:
-    """Return which phantoms a folder holds; nothing where it holds none, or is no longer there."""
+def phantom_record(data: Path) -> dict[str, Any]:
+    """Return which phantoms a folder holds, by version, preset, hardness and seed; {} where it has none or is gone."""
     try:
         record = json.loads((data / PHANTOM_RECORD).read_text(encoding="utf-8"))
         return {f"phantom_{name}" if name == "version" else name: record[name] for name in _PHANTOM_NAMES}

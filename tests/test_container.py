@@ -4,16 +4,19 @@ import os
 import shutil
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from click.testing import CliRunner
 
 from crossmoda_grl import main
 from evaluation.contract import STRUCTURES, TARGET_SUFFIX, case_of, label_file
 from evaluation.images import read_geometry
+from pipeline.checkpoints import load_segmenter
 from tests.images import OBLIQUE, write_scan
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +36,16 @@ LOCKED_DOWN = {
     "mem_limit": "6g",
     "pids_limit": 256,
 }
+
+TINY = """
+window = 48
+batch_size = 2
+patches_per_volume = 2
+epochs = 2
+validate_every = 2
+overlap = 0.0
+channels = [4, 8, 16]
+"""
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -208,8 +221,9 @@ print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).g
         assert settings["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
         assert "MALLOC_MMAP_THRESHOLD_=4294967296" in settings["Env"]
 
-    def test_other_commands(self, engine, image):
-        container = engine.containers.run(image, ["evaluate", "score", "--help"], detach=True, **LOCKED_DOWN)
+    @pytest.mark.parametrize("command", [["evaluate", "score"], ["reproduce"]])
+    def test_other_commands(self, engine, image, command):
+        container = engine.containers.run(image, [*command, "--help"], detach=True, **LOCKED_DOWN)
         code, log = finish(container)
         assert code == 0
         assert "--reference" in log
@@ -250,9 +264,55 @@ class TestCompose:
         assert len((folders["SCORES"] / "scores.csv").read_text().splitlines()) == 3
         assert (folders["SCORES"] / "scores.json").exists()
 
-    def test_gpus_are_reserved_only_by_their_own_file(self, image):
-        plain = self.compose("config").stdout
-        laid_over = self.compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config").stdout
-        assert "gpu" not in plain
-        assert "capabilities:\n                - gpu" in laid_over
-        assert "TORCH: cuda" in laid_over
+    def test_train_killed_and_gone_on_with(self, engine, image, tmp_path):
+        """Both phases of both structures on phantoms, without a GPU, network or account, as a user who owns nothing."""
+        data, runs = tmp_path / "data", tmp_path / "runs"
+        counts = ["--source", "3", "--target", "2", "--validation", "0"]
+        made = CliRunner().invoke(main, ["phantom", "--out", str(data), *counts, "--seed", "5"])
+        assert made.exit_code == 0, made.output
+        (data / "tiny.toml").write_text(TINY)
+        runs.mkdir()
+        runs.chmod(0o777)
+        environment = {"COMPOSE_FILE": "docker-compose.yml:docker-compose.cpu.yml", "IMAGE": image}
+        environment |= {"DATA": str(data), "RUNS": str(runs), "RUN_AS": "12345:12345"}
+        options = ["--recipe", "cpu", "--config", "/data/tiny.toml", "--validation-cases", "1"]
+        command = ["run", "--rm", "-e", "OMP_NUM_THREADS=1", "train", *options]
+        name = f"crossmoda-grl-test-{os.getpid()}"
+        first = subprocess.Popen(
+            ["docker", "compose", command[0], "--name", name, *command[1:]],
+            cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        log = []
+        for line in first.stderr:
+            log.append(line)
+            if "VS supervised: epoch 1" in line:
+                engine.containers.get(name).kill()
+        assert first.wait() == 137, "".join(log)
+
+        done = self.compose(*command, **environment)
+        assert "VS supervised: 2 epochs of 2 batches, going on after epoch 1" in done.stderr
+        assert done.stdout.splitlines() == ["/runs/vs/summary.md", "/runs/cochlea/summary.md"]
+        exporter = ["run", "--rm", "--entrypoint", "crossmoda-grl", "train"]
+        self.compose(*exporter, "export", "/runs", "--out", "/runs/weights", **environment)
+        for structure in STRUCTURES:
+            segmenter = load_segmenter(runs / "weights", structure, torch.device("cpu"))
+            assert segmenter.card["data"]["kind"] == "phantom"
+            assert segmenter.card["version"] == version("crossmoda-grl")
+            assert segmenter.card["commit"] is None  # the image holds no repository
+        assert {path.stat().st_uid for path in runs.rglob("*")} == {12345}
+
+    def test_what_reserves_a_gpu(self, image):
+        def files(*names):
+            return [part for name in names for part in ("-f", name)]
+
+        reserved = "capabilities:\n                - gpu"
+        for service in ("predict", "evaluate"):
+            assert "gpu" not in self.compose("config", service).stdout
+        predict = self.compose(*files("docker-compose.yml", "docker-compose.gpu.yml"), "config", "predict").stdout
+        train = self.compose("config", "train").stdout
+        for laid_out in (predict, train):
+            assert reserved in laid_out
+            assert "TORCH: cuda" in laid_out
+        without = self.compose(*files("docker-compose.yml", "docker-compose.cpu.yml"), "config", "train").stdout
+        assert "gpu" not in without
+        assert "TORCH: cpu" in without

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "evaluation").rglob("*.py")])
+FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "pipeline").rglob("*.py"), *(ROOT / "evaluation").rglob("*.py")])
 
 SHAPE = re.compile(r"\([A-Za-z]\w*(, ?[\w/-]+)*,?\)|shape")  # (D, H, W)
 REFERS = re.compile(r"\b[Aa]s `\w")  # "as `outline`": the same as another one, which says it

@@ -127,6 +127,14 @@ def test_test_only_libraries_stay_in_tests_and_benchmarks():
             assert not {name.split(".")[0] for name in imports(path)} & {"monai", "medpy", "pytest", "playwright"}
 
 
+def test_what_joins_both_sides_stands_above_them():
+    joining = {path.stem for path in ROOT.glob("*.py")}
+    assert joining == {"crossmoda_grl", "reproduction"}
+    for package in ("evaluation", "pipeline"):
+        for path in modules(package):
+            assert not {name.split(".")[0] for name in imports(path)} & joining, path
+
+
 @pytest.mark.parametrize("package", ["evaluation", "pipeline"])
 def test_there_is_no_room_for_odds_and_ends(package):
     assert not [p.name for p in modules(package) if p.stem in {"utils", "helpers", "misc", "common"}]

@@ -440,6 +440,17 @@ def test_markdown_tables_are_shaped_like_table_1() -> None:
     assert any(line.startswith("> **Phantom data.**") for line in lines)
 
 
+def test_whose_cases_the_paper_s_figures_are() -> None:
+    papers = replace(
+        cohort(), results=tuple(case(f"crossmoda_{i}", scores(1, 0), scores(1, 0)) for i in range(211, 243))
+    )
+    same, other = "come from the same cases, by their names", "come from other cases"
+    assert same in render_markdown([papers])
+    assert same in render_html([papers])
+    assert other in render_markdown([papers], phantom=True)
+    assert other in render_html([replace(papers, results=papers.results[1:])])
+
+
 def test_markdown_cells_are_escaped() -> None:
     nasty = "a|b\n<script>*x*</script>_[l](u)`"
     assert escape_markdown(nasty) == r"a\|b &lt;script&gt;\*x\*&lt;/script&gt;\_\[l\](u)\`"
