@@ -135,7 +135,7 @@ def _draw_validation(dice_axes: Axes, ratio_axes: Axes, validated: Sequence[Epoc
     ratio_axes.plot(numbers, [max(v.volume_ratio, 1e-2) for _, v in scores], color=_COLOURS[1], marker=".")
     ratio_axes.axhline(1.0, color="0.5", linewidth=0.8)
     ratio_axes.set_yscale("log")
-    ratio_axes.set_ylim(bottom=0.8e-2)
+    ratio_axes.set_ylim(0.8e-2, max([12.0, *(1.2 * v.volume_ratio for _, v in scores)]))
     ratio_axes.set_title("predicted / true volume")
 
 
