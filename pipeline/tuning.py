@@ -202,8 +202,9 @@ def _row(trial: FrozenTrial, retried_as: int | None) -> TrialRow:
     score = trial.value
     if score is None and epoch is not None:
         score = trial.intermediate_values[epoch]
-    note = trial.user_attrs.get(_FAILURE, "")
     state = _STATES[trial.state]
+    # Another attempt inherits what the one before left.
+    note = trial.user_attrs.get(_FAILURE, "") if state == FAILED else ""
     if retried_as is not None:
         state, note = RETRIED, f"{note or 'its process died'}; goes on as trial {retried_as}"
     elif state == FAILED and not note:
@@ -346,6 +347,7 @@ class _Worker:
         values = {p.name: trial.suggest_float(p.name, p.low, p.high, log=p.log) for p in self._plan.space}
         end_turn()
         trial.set_user_attr("process", f"{socket.gethostname()}, {os.getpid()}")
+        trial.set_user_attr(_FAILURE, "")
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         folder = self._folder / "trials" / f"{_origin(frozen):04d}"
         judge = _Judge(self._plan, self._study, trial, frozen.intermediate_values, self._volumes, self.display)
@@ -378,6 +380,9 @@ class _Worker:
         reason = ""
         try:
             yield
+        except Interrupted as interrupted:
+            trial.set_user_attr(_FAILURE, f"interrupted by {interrupted}")
+            raise
         except FloatingPointError as error:
             reason = f"diverged: {error}"
         except (RuntimeError, MemoryError) as error:

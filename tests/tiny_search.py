@@ -19,7 +19,7 @@ from pipeline.tuning import SearchDisplay, Storage, open_study, storage_at, tune
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
-SEARCHED = replace(RECIPE, epochs=3, patches_per_volume=1)
+SEARCHED = replace(RECIPE, epochs=2, patches_per_volume=1)
 
 
 def search_plan(**changes: object) -> SearchPlan:
