@@ -66,6 +66,8 @@ HEARTBEAT_S = 20
 _SILENT_HEARTBEATS, _MOST_RETRIES = 3, 3
 _SETTINGS, _FAILURE = "search", "failure"
 _POLL_S = 0.5
+# A server that was set up without a locale hands out bytes unless told.
+_SERVER = {"connect_timeout": 10, "client_encoding": "utf8"}
 _STATES = {
     TrialState.RUNNING: RUNNING,
     TrialState.WAITING: WAITING,
@@ -513,7 +515,7 @@ def _connected(storage: Storage) -> RDBStorage:
         engine_kwargs={
             # A server may have closed an idle connection while a trial trained.
             "pool_pre_ping": True,
-            "connect_args": {"timeout": 60} if is_file else {"connect_timeout": 10},
+            "connect_args": {"timeout": 60} if is_file else _SERVER,
         },
         heartbeat_interval=storage.heartbeat_s,
         grace_period=_SILENT_HEARTBEATS * storage.heartbeat_s,
@@ -532,9 +534,7 @@ def _turn(storage: Storage, name: str) -> Iterator[Callable[[], None]]:
             lock = held.enter_context(Path(f"{url.database}.lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         else:
-            engine = sql.create_engine(
-                url, poolclass=sql.NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 10}
-            )
+            engine = sql.create_engine(url, poolclass=sql.NullPool, isolation_level="AUTOCOMMIT", connect_args=_SERVER)
             connection = held.enter_context(engine.connect())
             key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
             connection.execute(sql.text("SELECT pg_advisory_lock(:key)"), {"key": key})

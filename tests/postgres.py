@@ -53,7 +53,7 @@ def postgres_server() -> Iterator[str]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         cluster = folder / "cluster"
-        as_server(programs / "initdb", "-D", cluster, "-U", "grl", "-A", "trust", "--no-sync")
+        as_server(programs / "initdb", "-D", cluster, "-U", "grl", "-A", "trust", "--no-sync", "--locale", "C")
         options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
         as_server(programs / "pg_ctl", "-D", cluster, "-w", "-l", folder / "log", "-o", options, "start")
         try:
