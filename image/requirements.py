@@ -1,6 +1,6 @@
-"""Print what the image needs, one requirement a line, as pyproject.toml names it.
+"""Print what the image needs, one requirement a line, as pyproject.toml names it; arguments are further extras.
 
-Arguments are extras beyond `segmentation`. The image installs these before it copies the code, so that a change of the code does not install torch again.
+The image installs these before it copies the code, so that a change of the code does not install torch again.
 """
 
 import sys
