@@ -59,7 +59,10 @@ def test_two_processes_share_the_trials_and_one_is_killed_amid_its_own(server: s
 
 def test_processes_that_begin_at_once_make_one_study(server: str, tmp_path: Path) -> None:
     """Its tables, its settings and the paper's point: whoever comes second finds them."""
-    with sql.create_engine(storage_at(server).url, isolation_level="AUTOCOMMIT").connect() as connection:
+    # The server was set up without a locale, as `initdb` does where none is set: it must be told how to encode.
+    told = {"client_encoding": "utf8"}
+    engine = sql.create_engine(storage_at(server).url, isolation_level="AUTOCOMMIT", connect_args=told)
+    with engine.connect() as connection:
         connection.execute(sql.text("CREATE DATABASE fresh"))
     url = server.removesuffix("postgres") + "fresh"
     code = (
