@@ -32,7 +32,7 @@ def process(url: str, folder: Path, *fate: str) -> subprocess.Popen:
 
 def test_two_processes_share_the_trials_and_one_is_killed_amid_its_own(server: str, tmp_path: Path) -> None:
     doomed, other = process(server, tmp_path / "runs", "die"), process(server, tmp_path / "runs")
-    ends = [(p.communicate(timeout=120)[1], p.returncode) for p in (doomed, other)]
+    ends = [(p.communicate(timeout=500)[1], p.returncode) for p in (doomed, other)]
     assert [code for _, code in ends] == [-9, 0], ends
     study = load_study(storage_at(server), "tiny")
     rows = rows_of(study)
@@ -73,7 +73,7 @@ def test_processes_that_begin_at_once_make_one_study(server: str, tmp_path: Path
         subprocess.Popen([sys.executable, "-c", code, url], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [(p.communicate(timeout=120)[1], p.returncode) for p in at_once] == [("", 0)] * 2
+    assert [(p.communicate(timeout=500)[1], p.returncode) for p in at_once] == [("", 0)] * 2
     study = open_study(search_plan(), storage_at(url), "tiny")
     assert [row.state for row in rows_of(study)] == ["waiting"]
 
