@@ -8,7 +8,9 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS requirements
 WORKDIR /build
 COPY image/requirements.py pyproject.toml ./
-RUN python3 requirements.py >requirements.txt
+# Further extras of pyproject.toml, such as "tuning dashboard", which the compose profile tune needs.
+ARG EXTRAS=
+RUN python3 requirements.py $EXTRAS >requirements.txt
 
 # --- Packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
 FROM ${BASE} AS packages

@@ -15,6 +15,12 @@ COMMANDS = {
     "train": ("pipeline.training_cli", "train", "Train the paper's two phases; killed, the same command goes on."),
     "export": ("pipeline.training_cli", "export", "Write a training run's networks in the form that predict loads."),
     "reproduce": ("reproduction", "reproduce", "From the challenge's data to the paper's table, in one command."),
+    "tune": (
+        "pipeline.tuning_cli",
+        "tune",
+        "Search the paper's hyper-parameters with Optuna, alone or shared.",
+    ),
+    "study": ("pipeline.tuning_cli", "study", "Show what a search has found: table, plots, the best settings."),
     "phantom": ("pipeline.cli", "phantom", "Make phantom scans with labels in the challenge's layout."),
     "evaluate": ("evaluation.cli", "evaluate", "Score, rank and report submissions, and run their images."),
 }
@@ -46,7 +52,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as missing:
             raise click.ClickException(
                 f"{ctx.invoked_subcommand}: needs the package {missing.name}, which is not installed; "
-                "install it with: pip install 'crossmoda-grl[segmentation,runner,tensorboard]'"
+                "install it with: pip install 'crossmoda-grl[segmentation,runner,tensorboard,tuning]'"
             ) from missing
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

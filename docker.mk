@@ -5,6 +5,8 @@
 IMAGE ?= crossmoda-grl
 # cpu, or cuda for NVIDIA GPUs
 TORCH ?= cpu
+# Further extras for the image, such as EXTRAS="tuning dashboard"; say it to `make wheelhouse` too
+EXTRAS ?=
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
 TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
@@ -26,7 +28,7 @@ wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 	rm -f wheelhouse/*.whl wheelhouse/*.txt
 	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
 		"$$(grep -i '^torch==' requirements.lock)"
-	$(WHEEL_PYTHON) image/requirements.py >wheelhouse/requirements.new
+	$(WHEEL_PYTHON) image/requirements.py $(EXTRAS) >wheelhouse/requirements.new
 	$(WHEEL_PIP) wheel --quiet --wheel-dir wheelhouse --find-links wheelhouse -c requirements.lock \
 		-r wheelhouse/requirements.new
 	mv wheelhouse/requirements.new $@
@@ -34,5 +36,5 @@ wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 
 # Offline where wheelhouse/ holds wheels, online otherwise.
 image:
-	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) $(if $(wildcard wheelhouse/*.whl),--network none) .
+	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" $(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)

@@ -1,12 +1,15 @@
-"""Print what the image needs, one requirement a line, as pyproject.toml names it.
+"""Print what the image needs, one requirement a line, as pyproject.toml names it; arguments are further extras.
 
 The image installs these before it copies the code, so that a change of the code does not install torch again.
 """
 
+import sys
 import tomllib
 
 with open("pyproject.toml", "rb") as file:
     pyproject = tomllib.load(file)
 project = pyproject["project"]
-runtime = project["dependencies"] + project["optional-dependencies"]["segmentation"]
+runtime = [*project["dependencies"]]
+for extra in ["segmentation", *sys.argv[1:]]:
+    runtime += [need for need in project["optional-dependencies"][extra] if not need.startswith(project["name"])]
 print(*runtime, *pyproject["build-system"]["requires"], sep="\n")

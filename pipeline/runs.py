@@ -71,7 +71,7 @@ CHECKPOINT_FILE, SETTINGS_FILE, SLICES_FILE = "checkpoint.pt", "settings.json", 
 
 _SAVE_EVERY_S = 600.0
 _SLICES_SHOWN = 4
-_ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum", "domain_grid", "domain_tap")
+ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum", "domain_grid", "domain_tap")
 _PAPERS_CASES = {
     part: last - first + 1
     for part, (first, last) in zip(
@@ -103,7 +103,7 @@ class RunPlan:
         """Name everything that is not the paper's, or not our default where the paper is silent."""
         named = self.recipes[phase].departures(self.structure)
         if phase != ADAPTATION:
-            named = {name: what for name, what in named.items() if name not in _ADAPTATION_ONLY}
+            named = {name: what for name, what in named.items() if name not in ADAPTATION_ONLY}
         if phase == CONTROL:
             named["control"] = "phase 2's steps on the source alone, without the adversary"
         if not self.data.is_the_papers_split:
@@ -178,6 +178,7 @@ def train_run(
     device: torch.device,
     execution: Execution = PLAIN,
     display: Display | None = None,
+    starts_from: Path | None = None,
 ) -> Path:
     """Run a structure's phases in `folder`, or go on with them where they were left; return the summary's path.
 
@@ -187,7 +188,8 @@ def train_run(
         folder: of this structure's run, made where it is missing.
         device: where to train.
         execution: how to compute the steps; of several processes the first alone writes files.
-        display: shows the progress.
+        display: shows the progress; it may end the run by raising, after an epoch's checkpoint and records.
+        starts_from: folder of the finished phase 1 that later phases start from; this run's own by default.
 
     Raises:
         RunError: the folder holds a run with other settings or a damaged checkpoint, another process is at work in it,
@@ -205,7 +207,7 @@ def train_run(
             recipe = plan.recipes[phase]
             # Each phase has its own stream, so that neither depends on how the other was interrupted.
             rng = np.random.default_rng([plan.seed, structure.label, ALL_PHASES.index(phase)])
-            network = best_network(folder / SUPERVISED) if phase != SUPERVISED else None
+            network = best_network(starts_from or folder / SUPERVISED) if phase != SUPERVISED else None
             with ranks.first_goes_first():
                 _claim(
                     folder / phase,
@@ -412,7 +414,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def _settings(plan: RunPlan, phase: str, network: ENet3d | None, execution: Execution) -> dict[str, Any]:
     """Return what decides a phase's weights, as JSON holds it."""
-    left_out = _ADAPTATION_ONLY if phase != ADAPTATION else ()
+    left_out = ADAPTATION_ONLY if phase != ADAPTATION else ()
     settings: dict[str, Any] = {
         "structure": plan.structure.key,
         "phase": phase,
@@ -459,18 +461,19 @@ def _claim(folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> No
 
 
 def _refuse_differences(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    if differing := list(_differences({"precision": FP32, **there}, now)):  # older runs name none
+    if differing := list(differences({"precision": FP32, **there}, now)):  # older runs name none
         raise RunError(
             f"{folder}: expected the settings that this run was begun with, got others: {'; '.join(differing)}; "
             "repeat them, or choose another --runs folder"
         )
 
 
-def _differences(there: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Say which settings differ, as JSON holds them: what each was, and what it is now."""
     for name in sorted({*there, *now}):
         was, is_ = there.get(name), now.get(name)
         if isinstance(was, dict) and isinstance(is_, dict):
-            yield from _differences(was, is_)
+            yield from differences(was, is_)
         elif isinstance(was, list) and isinstance(is_, list) and name in SPLIT_PARTS:
             if was != is_:
                 changed = sorted({*was} ^ {*is_}) or ["their order"]

@@ -264,6 +264,15 @@ class TestCompose:
         assert len((folders["SCORES"] / "scores.csv").read_text().splitlines()) == 3
         assert (folders["SCORES"] / "scores.json").exists()
 
+    def test_up_starts_the_search_and_nothing_else(self, engine):
+        services = {
+            profile: self.compose("--profile", profile, "config", "--services").stdout.split()
+            for profile in ("tune", "once")
+        }
+        assert sorted(services["tune"]) == ["dashboard", "postgres", "tune"]
+        assert {"predict", "evaluate", "train"} <= set(services["once"])
+        assert self.compose("config", "--services").stdout.split() == []
+
     def test_train_killed_and_gone_on_with(self, engine, image, tmp_path):
         """Both phases of both structures on phantoms, without a GPU, network or account, as a user who owns nothing."""
         data, runs = tmp_path / "data", tmp_path / "runs"

@@ -31,7 +31,10 @@ PIPELINE = [
     ["training_report"],
     ["runs"],
     ["recipes", "export", "training_display", "training_events"],
-    ["cli", "training_cli"],
+    ["search"],
+    ["tuning"],
+    ["tuning_display", "tuning_report"],
+    ["cli", "training_cli", "tuning_cli"],
 ]
 # Inside the phantom's room.
 PHANTOM = [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"]]

@@ -1,0 +1,62 @@
+"""A search of seconds on the tiny run's volumes. As a program it is one process of a search that others share.
+
+`python -m tests.tiny_search STORAGE FOLDER TRIALS` works at the study `tiny`; with `die` behind it the process ends
+itself with SIGKILL amid its first trial, in the second epoch.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import torch
+
+from pipeline.search import SearchPlan
+from pipeline.training import PhaseState
+from pipeline.tuning import SearchDisplay, Storage, open_study, storage_at, tune
+from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
+
+CPU = torch.device("cpu")
+SEARCHED = replace(RECIPE, epochs=2, patches_per_volume=1)
+
+
+def search_plan(**changes: object) -> SearchPlan:
+    return SearchPlan(**{"run": tiny_plan(SEARCHED, phases=("supervised",)), "pruner": "none", **changes})
+
+
+def search(
+    folder: Path, trials: int, plan: SearchPlan | None = None, storage: Storage | None = None, **more: object
+) -> optuna.Study:
+    """Search in this process; return the study."""
+    plan = plan or search_plan()
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = storage or storage_at(f"sqlite:///{folder}/study.db", 1)
+    study = open_study(plan, storage, "tiny")
+    tune(plan, study, storage, VOLUMES, folder, trials=trials, device=CPU, **more)
+    return study
+
+
+class Ender(SearchDisplay):
+    """Sends the process a signal in a trial's second epoch."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+
+    def stepped(self, state: PhaseState) -> None:
+        if state.epoch == 1:
+            os.kill(os.getpid(), self._number)
+
+
+def main(url: str, folder: Path, trials: int, fate: str = "") -> None:
+    torch.set_num_threads(1)
+    plan, storage = search_plan(), storage_at(url, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = open_study(plan, storage, "tiny")
+    display = Ender(signal.SIGKILL) if fate == "die" else None
+    tune(plan, study, storage, VOLUMES, folder, trials=trials, device=CPU, display=display)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
