@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench experiment lock clean
 .DEFAULT_GOAL := demo
 
 include docker.mk
@@ -58,6 +58,12 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/metrics.py --slices 24
 	$(BIN)/python benchmarks/training_step.py --pairs 1
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
+
+# The tables of docs/results.md: trains and scores every arm on phantoms, some three hours on two cores; goes on where it
+# was stopped.
+experiment: $(VENV)/run.stamp
+	$(BIN)/python experiments/arms.py --out experiment --seeds 3 --jobs 2
+	$(BIN)/python experiments/table.py --out experiment
 
 # Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
 lock: $(VENV)/dev.stamp
