@@ -374,6 +374,12 @@ def network_of(checkpoint: Mapping[str, Any], *, best: bool) -> ENet3d:
     return network.eval()
 
 
+def weights_digest(network: ENet3d) -> str:
+    """Return the sha256 of a network's weights and buffers, which are on the CPU."""
+    weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()
+
+
 def finished_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the checkpoint of a phase that has ended.
 
@@ -427,8 +433,7 @@ def _settings(plan: RunPlan, phase: str, network: ENet3d | None, execution: Exec
         if phase == ADAPTATION or part != "target_training":
             settings[part] = [case.case for case in cases]
     if network is not None:
-        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-        settings["starts_from"] = hashlib.sha256(weights).hexdigest()
+        settings["starts_from"] = weights_digest(network)
     # Through JSON, so that tuples and lists compare.
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain

@@ -4,7 +4,6 @@ The spaces stand in `pipeline.config`, beside the paper's chosen values.
 """
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from pipeline.checkpoints import Segmenter
 from pipeline.config import ADAPTATION_SPACE, OURS, PAPER, SUPERVISED_SPACE, Parameter
 from pipeline.enet import ENet3d
 from pipeline.recipes import RECIPES
-from pipeline.runs import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network
+from pipeline.runs import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network, weights_digest
 from pipeline.sampling import TrainingVolume
 from pipeline.sliding_window import predict_volume
 from pipeline.training import Recipe
@@ -88,9 +87,7 @@ class SearchPlan:
             if self.phase == ADAPTATION or part != "target_training":
                 settings[part] = [case.case for case in cases]
         if self.phase == ADAPTATION and self.starts_from is not None:
-            network = best_network(self.starts_from)
-            weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-            settings["starts_from"] = hashlib.sha256(weights).hexdigest()
+            settings["starts_from"] = weights_digest(best_network(self.starts_from))
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 

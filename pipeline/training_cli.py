@@ -4,7 +4,7 @@ torch is imported when a command runs, so that `--help` answers at once.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,27 @@ _CONTROL = "control"
 
 _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
+# What decides a run beside its seed and epochs, and where its scans are kept: `tune`'s trials take the same.
+_SETTINGS_OPTIONS = (
+    click.option("--recipe", type=click.Choice(["paper", "cpu"]), default="paper", help="cpu: reduced, for two cores."),
+    click.option("--config", type=_PATH, help="TOML file with changes to the recipe."),
+    click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part."),
+    click.option(
+        "--validation-cases",
+        type=click.IntRange(min=1),
+        help="Validate on the last N source cases, not on the paper's ids.",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
+    click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]"),
+)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a run is made of."""
+    for option in reversed(_SETTINGS_OPTIONS):
+        command = option(command)
+    return command
+
 
 @click.command(context_settings={"show_default": True})
 @click.option("--data", type=_PATH, required=True, help="Folder with the challenge's folders, 2021's or 2022's names.")
@@ -38,16 +59,8 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
     default="all",
     help="Phase 1, phase 2, or both (all); control: phase 2 without the adversary.",
 )
-@click.option("--recipe", type=click.Choice(["paper", "cpu"]), default="paper", help="cpu: reduced, for two cores.")
-@click.option("--config", type=_PATH, help="TOML file with changes to the recipe.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each phase.  [default: the recipe's]")
-@click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part.")
-@click.option(
-    "--validation-cases",
-    type=click.IntRange(min=1),
-    help="Validate on the last N source cases, not on the paper's ids.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@settings_options
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
@@ -59,7 +72,6 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads that cut patches ahead.")
 @click.option("--tensorboard/--no-tensorboard", default=False, help="Write events beside the records.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same weights on the CPU.")
-@click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]")
 def train(
     data: Path,
     runs: Path,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from evaluation.contract import STRUCTURES
 from evaluation.interruptions import Interrupted, interruptible
+from pipeline.training_cli import settings_options
 
 if TYPE_CHECKING:
     from pipeline.tuning import Storage
@@ -68,18 +69,9 @@ _storage_option = click.option(
     "--pruner", type=click.Choice(["median", "halving", "none"]), default="median", help="What ends a trial early."
 )
 @click.option("--from", "start", type=_PATH, help="Run whose finished phase 1 phase 2 starts from, as train --runs.")
-@click.option("--recipe", type=click.Choice(["paper", "cpu"]), default="paper", help="cpu: reduced, for two cores.")
-@click.option("--config", type=_PATH, help="TOML file with changes to the recipe.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a trial.  [default: the recipe's]")
-@click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part.")
-@click.option(
-    "--validation-cases",
-    type=click.IntRange(min=1),
-    help="Validate on the last N source cases, not on the paper's ids.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of every trial's training, and of the search.")
-@click.option("--cache", type=_PATH, help="Folder for preprocessed scans.  [default: RUNS/cache]")
 @click.option(
     "--heartbeat", type=click.IntRange(min=1), default=20, help="Seconds; silent for three, a process is dead."
 )

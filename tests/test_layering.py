@@ -34,7 +34,8 @@ PIPELINE = [
     ["search"],
     ["tuning"],
     ["tuning_display", "tuning_report"],
-    ["cli", "training_cli", "tuning_cli"],
+    ["cli", "training_cli"],
+    ["tuning_cli"],
 ]
 # Inside the phantom's room.
 PHANTOM = [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"]]
