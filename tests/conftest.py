@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+from collections.abc import Iterator
+
 import docker
 import pytest
 
@@ -14,3 +16,14 @@ def engine():
         pytest.skip(f"no Docker engine answers: {error}")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums in another order are other sums: runs that are compared bit by bit use one thread each."""
+    import torch  # the organiser's side is tested without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

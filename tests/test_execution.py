@@ -17,6 +17,8 @@ from pipeline.runs import RunError, check_run, finished_checkpoint, network_of, 
 from pipeline.training import Trained, train_adaptation, train_supervised
 from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SOURCE, VALIDATION, TARGET = VOLUMES.values()
 # Small rates: what rounding does to Adam's first steps is not the point here. In windows below 40 the features are
@@ -24,14 +26,6 @@ SOURCE, VALIDATION, TARGET = VOLUMES.values()
 SHORT = dataclasses.replace(
     RECIPE, window=40, epochs=1, patches_per_volume=4, supervised_rate=1e-5, adaptation_rate=1e-5
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(execution: Execution) -> tuple[Trained, Trained]:

@@ -32,18 +32,11 @@ from pipeline.runs import (
 )
 from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 PHASES = ("supervised", "adaptation")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in another order are other sums: the processes that are compared use one thread each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,11 @@ from pipeline.tuning import StudyError, load_study, open_study, plots_of, rows_o
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 from tests.tiny_search import CPU, SEARCHED, Ender, search, search_plan
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
 PAPERS_POINT = {"supervised_rate": 1e-3, "dice_weight": 3.4}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in another order are other sums: the searches that are compared use one thread each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
