@@ -1,7 +1,7 @@
 """The phantom experiment of docs/results.md: makes the data, trains every arm, scores it. `make experiment` runs it.
 
-    python experiments/arms.py --out experiment --seeds 3 --jobs 2
-    python experiments/table.py --out experiment
+    python -m experiments.arms --out experiment --seeds 3 --jobs 2
+    python -m experiments.table --out experiment
 
 Each step is a command of `crossmoda-grl`, or leaves a file behind, so that the same command goes on where it was
 stopped. Phantoms, not patients.

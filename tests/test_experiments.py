@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.contract import VS
+from experiments.ship import choose
 from experiments.table import differences, read_scores, table
 
 
@@ -51,3 +52,13 @@ def test_differences_are_paired_by_case(out: Path) -> None:
 
 def test_an_arm_that_was_not_run_has_no_scores(out: Path) -> None:
     assert read_scores(out, "oracle", VS, "held_out") is None
+
+
+def test_what_is_shipped_is_chosen_by_the_tuning_phantoms(tmp_path: Path) -> None:
+    write_scores(tmp_path, "phase2", "tuning", [[0.1, 0.2], [0.3, 0.2]])
+    write_scores(tmp_path, "phase2+statistics", "tuning", [[0.2, 0.2], [0.2, 0.2]])
+    arm, seed = choose(tmp_path, VS)
+    assert (arm.name, seed) == ("phase2", 1)  # the same mean: the paper's, its better seed
+    write_scores(tmp_path, "phase2+statistics", "tuning", [[0.7, 0.6], [0.2, 0.2]])
+    arm, seed = choose(tmp_path, VS)
+    assert (arm.name, seed) == ("phase2+statistics", 0)
