@@ -62,8 +62,8 @@ bench: $(VENV)/dev.stamp
 # The tables of docs/results.md: trains and scores every arm on phantoms, some three hours on two cores; goes on where it
 # was stopped.
 experiment: $(VENV)/run.stamp
-	$(BIN)/python experiments/arms.py --out experiment --seeds 3 --jobs 2
-	$(BIN)/python experiments/table.py --out experiment
+	$(BIN)/python -m experiments.arms --out experiment --seeds 3 --jobs 2
+	$(BIN)/python -m experiments.table --out experiment
 
 # Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
 lock: $(VENV)/dev.stamp

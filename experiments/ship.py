@@ -87,8 +87,8 @@ def main(out: Path, weights: Path) -> None:
         path = out / f"{structure.key}_scores.json"
         write_json(path, scores)
         note = (
-            f"Phantoms only: no figure here says anything about patients. Training seed {seed}, chosen by the Dice on the "
-            "tuning phantoms; docs/results.md has the whole comparison, its arms by the same letters."
+            f"Phantoms only: no figure here says anything about patients. Training seed {seed}, chosen by the Dice "
+            "on the tuning phantoms; docs/results.md has the whole comparison, its arms by the same letters."
         )
         run = out / "runs" / arm.runs.format(seed=seed) / structure.key
         flag = ["--target-statistics"] if arm.target_statistics else []

@@ -1,6 +1,6 @@
 """The tables of docs/results.md, from what experiments/arms.py left: Markdown on stdout. Phantoms, not patients.
 
-python experiments/table.py --out experiment
+python -m experiments.table --out experiment
 """
 
 import json
