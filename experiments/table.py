@@ -114,6 +114,8 @@ def adversary(out: Path, structure: Structure) -> Iterator[str]:
     for run in sorted((out / "runs").glob(f"*/{structure.key}/adaptation/checkpoint.pt")):
         history: Sequence[dict[str, Any]] = progress_of(read_checkpoint(run))["history"]
         validated = [epoch for epoch in history if epoch["validation"] is not None]
+        if not validated:
+            continue  # still at work
         for epoch in [validated[0], validated[len(validated) // 2], validated[-1]]:
             losses, validation = epoch["losses"], epoch["validation"]
             cells = [
@@ -132,6 +134,8 @@ def times(out: Path) -> Iterator[str]:
     yield "|---|---|---|---|"
     for path in sorted((out / "runs").glob("*/*/*/checkpoint.pt")):
         run, structure, phase = path.parts[-4:-1]
+        if phase == "supervised" and run in _TRIED:
+            continue  # seed 0's
         history = progress_of(read_checkpoint(path))["history"]
         seconds = sum(epoch["seconds"] for epoch in history)
         yield f"| {run} {structure} | {phase} | {len(history)} | {seconds:.0f} |"
