@@ -166,10 +166,10 @@ def load_study(storage: Storage, name: str) -> optuna.Study:
         raise StudyError(f"{database}: expected a file of studies, got none; check --runs or --storage")
     with _told(storage):
         connected = _connected(storage)
-        there = optuna.get_all_study_names(connected)
+        there = sorted(optuna.get_all_study_names(connected))
         if name not in there:
             raise StudyError(
-                f"study {name}: expected one of {', '.join(sorted(there)) or 'none, the storage is empty'} in {storage.shown}; "
+                f"study {name}: expected one of {', '.join(there) or 'none, the storage is empty'} in {storage.shown}; "
                 "check --study, or make it with tune"
             )
         study = optuna.load_study(study_name=name, storage=connected)
