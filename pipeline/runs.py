@@ -57,8 +57,8 @@ from pipeline.training_report import (
 )
 
 SUPERVISED, ADAPTATION, CONTROL = "supervised", "adaptation", "control"
-# The paper's two. The control is phase 2's extra steps on the source alone, without the adversary: what phase 2 gains
-# over it is the adversary's.
+# The paper's two. The control is phase 2's extra steps on the source alone: what phase 2 gains over it comes from the
+# target, by the adversary or by the batches that the domains share.
 PHASES = (SUPERVISED, ADAPTATION)
 ALL_PHASES = (*PHASES, CONTROL)
 PHASE_TITLES = {

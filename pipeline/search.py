@@ -16,13 +16,12 @@ import torch
 from evaluation.contract import STRUCTURES, Structure
 from evaluation.images import written_whole
 from pipeline.checkpoints import Segmenter
-from pipeline.config import ADAPTATION_SPACE, OURS, PAPER, SUPERVISED_SPACE, Parameter
+from pipeline.config import ADAPTATION_SPACE, PAPER, SUPERVISED_SPACE, Parameter
 from pipeline.enet import ENet3d
 from pipeline.recipes import RECIPES
 from pipeline.runs import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network, weights_digest
 from pipeline.sampling import TrainingVolume
-from pipeline.sliding_window import predict_volume
-from pipeline.training import Recipe
+from pipeline.training import Recipe, predict_mask
 
 SPACES: Mapping[str, tuple[Parameter, ...]] = {SUPERVISED: SUPERVISED_SPACE, ADAPTATION: ADAPTATION_SPACE}
 # The paper's objective: the best source validation Dice of the phase, by which training itself selects.
@@ -172,15 +171,7 @@ def volume_agreement(
     segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
     agreements = []
     for volume in target:
-        probability = predict_volume(
-            volume.volume,
-            segmenter,
-            recipe.window,
-            overlap=recipe.overlap,
-            windows_per_pass=OURS.windows_per_pass[structure],
-            device=device,
-        )
-        predicted = float(np.count_nonzero(probability >= 0.5))
+        predicted = float(np.count_nonzero(predict_mask(volume.volume, segmenter, recipe.overlap)))
         agreements.append(min(predicted, expected) / max(predicted, expected))
     return float(np.mean(agreements))
 

@@ -260,6 +260,19 @@ class Watcher:
         """See the state after every epoch, which is the last of its history."""
 
 
+def predict_mask(volume: NDArray[np.float32], segmenter: Segmenter, overlap: float) -> NDArray[np.bool_]:
+    """Predict where a structure is likelier than not in a normalised volume, both `(D, H, W)`, at the volume's grid."""
+    probability = predict_volume(
+        volume,
+        segmenter,
+        segmenter.window,
+        overlap=overlap,
+        windows_per_pass=OURS.windows_per_pass[segmenter.structure],
+        device=segmenter.device,
+    )
+    return probability >= 0.5
+
+
 def validate(
     network: ENet3d,
     volumes: Sequence[TrainingVolume],
@@ -283,15 +296,7 @@ def validate(
     for volume, row in list(zip(volumes, table, strict=True))[ranks.share]:
         if volume.mask is None or not volume.mask.any():
             raise ValueError(f"{volume.case}: expected a mask with voxels to validate against, got none")
-        probability = predict_volume(
-            volume.volume,
-            segmenter,
-            recipe.window,
-            overlap=recipe.overlap,
-            windows_per_pass=OURS.windows_per_pass[structure],
-            device=device,
-        )
-        prediction = probability >= 0.5
+        prediction = predict_mask(volume.volume, segmenter, recipe.overlap)
         overlap = count_overlap(volume.mask, prediction)
         row[:] = dice(overlap), overlap.prediction_voxels, overlap.reference_voxels
         watch(volume, prediction)

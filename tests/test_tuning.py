@@ -12,7 +12,6 @@ import torch
 
 from evaluation.contract import VS
 from evaluation.interruptions import Interrupted
-from pipeline import search as searching
 from pipeline import training
 from pipeline.config import PAPER
 from pipeline.recipes import RECIPES, chosen_recipes
@@ -209,7 +208,7 @@ def test_volumes_agree_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         flat[: next(predicted)] = 1.0
         return flat.reshape(volume.shape)
 
-    monkeypatch.setattr(searching, "predict_volume", predict)
+    monkeypatch.setattr(training, "predict_volume", predict)
     target = [*VOLUMES["target_training"], VOLUMES["target_training"][0]]
     agreement = volume_agreement(training.ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE, CPU)
     assert agreement == pytest.approx((1 + (expected // 2) / expected + 0) / 3)
