@@ -48,7 +48,9 @@ RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
 
 # --- This project, apart from its packages: a change of the code makes a layer of a few megabytes. ---
 FROM packages AS project
-COPY LICENSE README.md pyproject.toml crossmoda_grl.py reproduction.py ./
+COPY LICENSE README.md pyproject.toml ./
+COPY challenge challenge
+COPY crossmoda_grl crossmoda_grl
 COPY evaluation evaluation
 COPY pipeline pipeline
 RUN set -eu; \

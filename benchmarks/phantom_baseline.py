@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from evaluation.contract import COCHLEA, STRUCTURES, VS, Structure
+from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 from evaluation.metrics import count_overlap, dice
 from pipeline.phantom import CET1, HARDNESS, HRT2, PRESETS, make_case
 

@@ -18,11 +18,11 @@ import click
 import numpy as np
 import torch
 
-from evaluation.contract import STRUCTURES
-from pipeline.allocator import keep_large_blocks
+from challenge.contract import STRUCTURES
 from pipeline.config import OURS, PAPER
-from pipeline.enet import ENet3d
-from pipeline.sliding_window import predict_volume
+from pipeline.inference.sliding_window import predict_volume
+from pipeline.model.enet import ENet3d
+from pipeline.runtime.allocator import keep_large_blocks
 
 PEERS = {
     "ours": "this pipeline: windows of OURS.windows_per_pass, glibc keeps large blocks",

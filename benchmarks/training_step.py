@@ -3,8 +3,9 @@
     python benchmarks/training_step.py                      one step after a first one, three pairs of runs
     python benchmarks/training_step.py --steps 3 --pairs 5
 
-Ours is `pipeline.training` as `train` runs it, its patches cut from volumes. The plain loop does the same mathematics
-as a textbook writes it, on patches that lie ready: the same network, MONAI's DiceCELoss, Adam, the default allocator.
+Ours is `pipeline.training.loops` as `train` runs it, its patches cut from volumes. The plain loop does the same
+mathematics as a textbook writes it, on patches that lie ready: the same network, MONAI's DiceCELoss, Adam, the default
+allocator.
 Every run is a process of its own, ours and the plain one in turn, so that each has its own allocator and its own peak
 of memory, and the machine's drift meets both alike. Ratios are taken pair by pair: quote those, not the seconds.
 The second ratio is of processor time, which other work on the machine disturbs least.
@@ -24,16 +25,16 @@ import click
 import numpy as np
 import torch
 
-from evaluation.contract import STRUCTURES, Structure
-from pipeline.allocator import keep_large_blocks
+from challenge.contract import STRUCTURES, Structure
 from pipeline.config import PAPER
-from pipeline.domain import DomainClassifier
-from pipeline.enet import ENet3d
-from pipeline.sampling import TrainingVolume
-from pipeline.training import PhaseState, Watcher, paper_recipe, train_adaptation, train_supervised
+from pipeline.data.sampling import TrainingVolume
+from pipeline.model.domain import DomainClassifier
+from pipeline.model.enet import ENet3d
+from pipeline.runtime.allocator import keep_large_blocks
+from pipeline.training.loops import PhaseState, Watcher, paper_recipe, train_adaptation, train_supervised
 
 PEERS = {
-    "ours": "pipeline.training, glibc keeps large blocks",
+    "ours": "pipeline.training.loops, glibc keeps large blocks",
     "plain": "the same network, MONAI's DiceCELoss, glibc's default allocator",
 }
 PHASES = ("supervised", "adaptation")

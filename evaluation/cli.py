@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evaluation.contract import STRUCTURES
-from evaluation.interruptions import Interrupted, interruptible
+from challenge.contract import STRUCTURES
+from challenge.signals import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from evaluation.ranking import Ranking
@@ -320,7 +320,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from evaluation.images import written_whole
+    from challenge.files import written_whole
 
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")

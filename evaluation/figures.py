@@ -14,8 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from evaluation.contract import LABEL_SUFFIX, STRUCTURES, TARGET_SUFFIX, Structure, files_by_case
-from evaluation.images import CaseError, read_image
+from challenge.contract import LABEL_SUFFIX, STRUCTURES, TARGET_SUFFIX, Structure, files_by_case
+from challenge.nifti import CaseError, read_image
 from evaluation.outlines import field_round, most_telling_slice, outlines_png, png_data_uri
 from evaluation.scoring import CaseScores, CohortScores, Status, StructureScores
 

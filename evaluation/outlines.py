@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from evaluation.contract import STRUCTURES, Structure
+from challenge.contract import STRUCTURES, Structure
 
 # Two of Okabe and Ito's colours, told apart by colour-blind readers and both far from the greys of a scan.
 REFERENCE_COLOUR = "#56B4E9"

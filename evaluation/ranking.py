@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evaluation.contract import STRUCTURES, sorted_cases
+from challenge.contract import STRUCTURES, sorted_cases
 from evaluation.scoring import CohortScores
 
 Values = NDArray[np.float64]

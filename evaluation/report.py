@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaluation.contract import STRUCTURES, TARGET_VALIDATION_IDS, case_name
+from challenge.contract import STRUCTURES, TARGET_VALIDATION_IDS, case_name
 from evaluation.figures import (
     NONE,
     STATUS_TEXT,

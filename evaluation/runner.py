@@ -34,9 +34,10 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from evaluation.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, files_by_case, label_file
-from evaluation.images import CaseError, read_geometry, read_image, written_whole
-from evaluation.interruptions import SIGNALS
+from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, files_by_case, label_file
+from challenge.files import written_whole
+from challenge.nifti import CaseError, read_geometry, read_image
+from challenge.signals import SIGNALS
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

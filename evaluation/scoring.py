@@ -79,8 +79,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from evaluation.contract import LABEL_SUFFIX, STRUCTURES, Structure, files_by_case, label_file, sorted_cases
-from evaluation.images import CaseError, Geometry, geometry_of, read_image, written_whole
+from challenge.contract import LABEL_SUFFIX, STRUCTURES, Structure, files_by_case, label_file, sorted_cases
+from challenge.files import written_whole
+from challenge.nifti import CaseError, Geometry, geometry_of, read_image
 from evaluation.metrics import (
     CHALLENGE_ASSD,
     AssdDefinition,

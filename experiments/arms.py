@@ -32,7 +32,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from evaluation.contract import (
+from challenge.contract import (
     LABEL_SUFFIX,
     SOURCE_SUFFIX,
     STRUCTURES,
@@ -42,14 +42,15 @@ from evaluation.contract import (
     label_file,
     sorted_cases,
 )
-from evaluation.images import read_image, write_image, written_whole
+from challenge.files import written_whole
+from challenge.nifti import read_image, write_image
 from evaluation.scoring import score_masks
-from pipeline.allocator import keep_large_blocks
-from pipeline.cases import array_from, read_mask, read_scan
-from pipeline.checkpoints import load_segmenter
-from pipeline.inference import segment_case
+from pipeline.data.cases import array_from, read_mask, read_scan
+from pipeline.inference.segment import segment_case
+from pipeline.model.weights import load_segmenter
 from pipeline.phantom.cohort import PRESETS, make_case
 from pipeline.phantom.contrast import HARDNESS, HRT2
+from pipeline.runtime.allocator import keep_large_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESET, LEVEL = "small", "standard"

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
-from evaluation.contract import STRUCTURES, Structure
+from challenge.contract import STRUCTURES, Structure
 from experiments.arms import ARMS, COHORTS, Arm, command, write_json
 from experiments.table import TITLES, read_scores
 

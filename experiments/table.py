@@ -12,8 +12,8 @@ from typing import Any
 import click
 import numpy as np
 
-from evaluation.contract import STRUCTURES, Structure
-from pipeline.runs import progress_of, read_checkpoint
+from challenge.contract import STRUCTURES, Structure
+from pipeline.training.run import progress_of, read_checkpoint
 
 TITLES = {
     "phase1": "b. phase 1, source only (its source column is a.)",

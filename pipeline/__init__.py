@@ -1,1 +1,1 @@
-"""The participant's side: phantoms, training, prediction. Of `evaluation` it uses contract, images and metrics."""
+"""The participant's side: phantoms, training, prediction. Of `evaluation` it uses metrics and outlines."""

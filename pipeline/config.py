@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 
-from evaluation.contract import COCHLEA, STRUCTURES, VS, Structure
+from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 
 
 @dataclass(frozen=True)

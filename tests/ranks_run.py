@@ -19,13 +19,13 @@ import torch
 import torch._dynamo  # as in tiny_run
 from torch import nn
 
-from evaluation.contract import VS
-from evaluation.interruptions import Interrupted
-from pipeline.enet import ENet3d
-from pipeline.execution import Execution
-from pipeline.ranks import ALONE, Ranks, joined_ranks
-from pipeline.runs import train_run
-from pipeline.training import Recipe, Trained, train_adaptation, train_supervised
+from challenge.contract import VS
+from challenge.signals import Interrupted
+from pipeline.model.enet import ENet3d
+from pipeline.runtime.distributed import ALONE, Ranks, joined_ranks
+from pipeline.training.execution import Execution
+from pipeline.training.loops import Recipe, Trained, train_adaptation, train_supervised
+from pipeline.training.run import train_run
 from tests import tiny_run
 from tests.tiny_run import Ender, ball
 

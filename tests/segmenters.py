@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from evaluation.contract import STRUCTURES, Structure
-from pipeline.checkpoints import save_weights
-from pipeline.enet import ENet3d
+from challenge.contract import STRUCTURES, Structure
+from pipeline.model.enet import ENet3d
+from pipeline.model.weights import save_weights
 
 CPU = torch.device("cpu")
 WINDOW = 16

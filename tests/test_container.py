@@ -13,10 +13,10 @@ import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
 
-from crossmoda_grl import main
-from evaluation.contract import STRUCTURES, TARGET_SUFFIX, case_of, label_file
-from evaluation.images import read_geometry
-from pipeline.checkpoints import load_segmenter
+from challenge.contract import STRUCTURES, TARGET_SUFFIX, case_of, label_file
+from challenge.nifti import read_geometry
+from crossmoda_grl.__main__ import main
+from pipeline.model.weights import load_segmenter
 from tests.images import OBLIQUE, write_scan
 
 ROOT = Path(__file__).parent.parent
@@ -197,8 +197,8 @@ print("dev" if importlib.util.find_spec("pytest") or importlib.util.find_spec("m
 print(*[p for p in pathlib.Path("/").rglob("torch*.whl")], sep=",")
 print(all(os.access(p, os.R_OK) for p in code.rglob("*")), any(os.access(p, os.W_OK) for p in code.rglob("*")
       if not p.is_symlink()))
-import pipeline.cli
-print(pathlib.Path(pipeline.cli.__cached__).exists())
+import pipeline.inference.cli
+print(pathlib.Path(pipeline.inference.cli.__cached__).exists())
 print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).glob("*.safetensors")))
 """
         container = engine.containers.run(image, ["-c", script], entrypoint="python", detach=True, **LOCKED_DOWN)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "pipeline").rglob("*.py"), *(ROOT / "evaluation").rglob("*.py")])
+PACKAGES = ("challenge", "crossmoda_grl", "evaluation", "pipeline")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 SHAPE = re.compile(r"\([A-Za-z]\w*(, ?[\w/-]+)*,?\)|shape")  # (D, H, W)
 REFERS = re.compile(r"\b[Aa]s `\w")  # "as `outline`": the same as another one, which says it
@@ -46,6 +47,8 @@ def test_public_functions_are_documented(path):
 
 
 def test_what_the_paper_states_names_its_section():
-    for module in ("config", "preprocessing", "sliding_window", "enet", "domain", "losses", "sampling", "training"):
+    modules = ("config", "data/preprocessing", "data/sampling", "inference/sliding_window")
+    modules += ("model/enet", "model/domain", "model/losses", "training/loops")
+    for module in modules:
         text = (ROOT / "pipeline" / f"{module}.py").read_text(encoding="utf-8")
         assert "Section" in text or "Eq." in text, f"{module}: names no section of the paper"

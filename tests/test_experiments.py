@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.contract import VS
+from challenge.contract import VS
 from experiments.ship import choose
 from experiments.table import differences, read_scores, table
 

@@ -1,4 +1,4 @@
-"""The plan of the code, held: which room may import from which."""
+"""The plan of the code, held: which package may import from which, and which module inside each."""
 
 import ast
 from pathlib import Path
@@ -7,47 +7,54 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# From the ground up. A module imports only from rooms below its own; rooms on one line do not know each other.
-EVALUATION = [
-    ["contract"],
-    ["images", "interruptions", "metrics"],
-    ["outlines"],
-    ["scoring"],
-    ["ranking", "figures"],
-    ["report", "runner"],
-    ["cli"],
+# From the ground up. A module imports only from lines below its own; those on one line do not know each other.
+PACKAGES = [
+    ["challenge"],
+    ["evaluation", "pipeline.config", "pipeline.runtime"],
+    ["pipeline.data", "pipeline.model", "pipeline.phantom"],
+    ["pipeline.adaptation", "pipeline.inference"],
+    ["pipeline.training"],
+    ["pipeline.tuning"],
+    ["crossmoda_grl"],
 ]
-PIPELINE = [
-    ["config", "allocator", "devices", "ranks"],
-    ["cases", "preprocessing", "training_data", "execution"],
-    ["patches"],
-    ["phantom"],
-    ["enet", "domain", "losses"],
-    ["sampling", "sliding_window"],
-    ["cache"],
-    ["checkpoints"],
-    ["inference", "picture", "batch_statistics"],
-    ["submission", "training"],
-    ["training_report"],
-    ["runs"],
-    ["recipes", "export", "training_display", "training_events"],
-    ["search"],
-    ["tuning"],
-    ["tuning_display", "tuning_report"],
-    ["cli", "training_cli"],
-    ["tuning_cli"],
-]
-# Inside the phantom's room.
-PHANTOM = [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"]]
-
+INSIDE = {
+    "challenge": [["contract", "files", "signals"], ["nifti"]],
+    "evaluation": [
+        ["metrics", "outlines"],
+        ["scoring"],
+        ["ranking", "figures"],
+        ["report", "runner"],
+        ["cli"],
+    ],
+    "pipeline.runtime": [["allocator", "devices", "distributed"]],
+    "pipeline.data": [["cases", "patches", "dataset"], ["preprocessing", "sampling"], ["cache"]],
+    "pipeline.model": [["enet", "domain", "losses"], ["weights"]],
+    "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
+    "pipeline.inference": [["sliding_window", "picture"], ["segment"], ["submission"], ["cli"]],
+    "pipeline.adaptation": [["statistics"]],
+    "pipeline.training": [
+        ["execution"],
+        ["loops"],
+        ["report"],
+        ["run"],
+        ["recipes", "export", "display", "tensorboard"],
+        ["cli"],
+    ],
+    "pipeline.tuning": [["search"], ["study"], ["display", "report"], ["cli"]],
+    "crossmoda_grl": [["reproduction"], ["__main__"]],
+}
 # What the participant's side may use of the organiser's.
-SHARED = {"contract", "images", "interruptions", "metrics", "outlines"}
+SHARED = {"evaluation.metrics", "evaluation.outlines"}
+# Libraries that one package alone may import.
+ONE_PACKAGE_EACH = {"docker": "evaluation", "optuna": "pipeline.tuning"}
 
-ONE_FILE_EACH = {"docker": "evaluation/runner.py", "optuna": "pipeline/tuning.py"}
+TOP = ("challenge", "evaluation", "pipeline", "crossmoda_grl")
+FILES = sorted(path for package in TOP for path in (ROOT / package).rglob("*.py"))
 
 
-def modules(package):
-    return sorted((ROOT / package).rglob("*.py"))
+def dotted(path):
+    """`pipeline/data/cases.py` -> `pipeline.data.cases`, `pipeline/data/__init__.py` -> `pipeline.data.__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imports(path):
@@ -70,75 +77,86 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_of(imported, package):
-    """The rooms of a package that an import enters."""
-    prefix = package + "."
-    return {name.removeprefix(prefix).split(".")[0] for name in imported if name.startswith(prefix)}
+def package_of(module):
+    """The package of the plan that a module lies in; None for other projects' modules."""
+    named = [package for line in PACKAGES for package in line if f"{module}.".startswith(f"{package}.")]
+    return named[0] if named else None
 
 
-def floor(plan, room):
-    return next(number for number, rooms in enumerate(plan) if room in rooms)
+def layer(plan, name):
+    return next(number for number, names in enumerate(plan) if name in names)
 
 
-@pytest.mark.parametrize(
-    ("package", "plan"), [("evaluation", EVALUATION), ("pipeline", PIPELINE), ("pipeline/phantom", PHANTOM)]
-)
-def test_a_module_imports_only_from_rooms_below_it(package, plan):
-    known = {room for rooms in plan for room in rooms}
-    dotted = package.replace("/", ".")
-    for path in modules(package):
-        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
-        if room == "__init__" and room not in known:
+def module_inside(module, package):
+    """`pipeline.data.cases.read_scan` in `pipeline.data` -> `cases`; the package itself is its `__init__`."""
+    return module.removeprefix(package).removeprefix(".").split(".")[0] or "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_a_module_imports_only_from_below_it(path):
+    own = package_of(dotted(path))
+    if own is None:
+        assert dotted(path) == "pipeline.__init__", "give it a line in the plan above"
+        return
+    for imported in imports(path):
+        package = package_of(imported)
+        if package is not None and package != own:
+            assert layer(PACKAGES, package) < layer(PACKAGES, own), f"{path.name} imports {imported}, not below it"
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_inside_a_package_too(package):
+    plan = INSIDE[package]
+    known = {module for line in plan for module in line}
+    for path in FILES:
+        if package_of(dotted(path)) != package:
             continue
-        assert room in known, f"{path.name}: give it a floor in the plan above"
-        for entered in rooms_of(imports(path), dotted) & known - {room}:
-            assert floor(plan, entered) < floor(plan, room), (
-                f"{package}/{path.name} imports {entered}, which is not below it"
-            )
+        module = module_inside(dotted(path), package)
+        if module == "__init__" and module not in known:
+            continue
+        assert module in known, f"{package}.{module}: give it a line in the plan above"
+        entered = {module_inside(name, package) for name in imports(path) if package_of(name) == package}
+        for name in entered & known - {module}:
+            assert layer(plan, name) < layer(plan, module), f"{package}.{module} imports {name}, which is not below it"
 
 
-def test_the_plan_names_no_room_that_is_not_there():
-    for package, plan in (("evaluation", EVALUATION), ("pipeline", PIPELINE), ("pipeline/phantom", PHANTOM)):
-        for room in (room for rooms in plan for room in rooms):
-            path = ROOT / package / room
-            assert path.is_dir() or path.with_suffix(".py").is_file(), path
+def test_the_plan_names_nothing_that_is_not_there():
+    planned = [f"{package}.{module}" for package, plan in INSIDE.items() for line in plan for module in line]
+    planned += [package for line in PACKAGES for package in line]
+    for name in planned:
+        path = ROOT / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
+def test_a_drawing_of_the_packages_has_at_most_seven_layers():
+    assert len(PACKAGES) <= 7
 
 
 def test_the_organiser_s_side_knows_neither_the_pipeline_nor_torch():
-    for path in modules("evaluation"):
-        tops = {name.split(".")[0] for name in imports(path)}
-        assert not tops & {"pipeline", "torch", "monai", "safetensors"}, path
+    for path in FILES:
+        if dotted(path).startswith(("challenge.", "evaluation.")):
+            tops = {name.split(".")[0] for name in imports(path)}
+            assert not tops & {"pipeline", "torch", "monai", "safetensors", "crossmoda_grl"}, path
 
 
 def test_the_participant_s_side_uses_only_what_is_shared():
-    known = {room for rooms in EVALUATION for room in rooms}
-    for path in modules("pipeline"):
-        used = rooms_of(imports(path), "evaluation") & known
-        assert used <= SHARED, f"{path.name} imports evaluation.{used - SHARED}"
+    for path in FILES:
+        if dotted(path).startswith("pipeline."):
+            used = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("evaluation.")}
+            assert used <= SHARED, f"{path.name} imports {used - SHARED}"
 
 
-def test_docker_and_optuna_are_imported_in_one_file_each():
-    for package in ("evaluation", "pipeline"):
-        for path in modules(package):
-            tops = {name.split(".")[0] for name in imports(path)}
-            for library, only in ONE_FILE_EACH.items():
-                assert library not in tops or path == ROOT / only, f"{path.name} imports {library}"
+def test_docker_and_optuna_are_imported_in_one_package_each():
+    for path in FILES:
+        tops = {name.split(".")[0] for name in imports(path)}
+        for library, only in ONE_PACKAGE_EACH.items():
+            assert library not in tops or package_of(dotted(path)) == only, f"{dotted(path)} imports {library}"
 
 
 def test_test_only_libraries_stay_in_tests_and_benchmarks():
-    for package in ("evaluation", "pipeline"):
-        for path in modules(package):
-            assert not {name.split(".")[0] for name in imports(path)} & {"monai", "medpy", "pytest", "playwright"}
+    for path in FILES:
+        assert not {name.split(".")[0] for name in imports(path)} & {"monai", "medpy", "pytest", "playwright"}, path
 
 
-def test_what_joins_both_sides_stands_above_them():
-    joining = {path.stem for path in ROOT.glob("*.py")}
-    assert joining == {"crossmoda_grl", "reproduction"}
-    for package in ("evaluation", "pipeline"):
-        for path in modules(package):
-            assert not {name.split(".")[0] for name in imports(path)} & joining, path
-
-
-@pytest.mark.parametrize("package", ["evaluation", "pipeline"])
-def test_there_is_no_room_for_odds_and_ends(package):
-    assert not [p.name for p in modules(package) if p.stem in {"utils", "helpers", "misc", "common"}]
+def test_there_is_no_module_for_odds_and_ends():
+    assert not [dotted(path) for path in FILES if path.stem in {"utils", "helpers", "misc", "common"}]

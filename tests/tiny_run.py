@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import torch._dynamo  # Adam imports it when it is first made, which would be once in each fork
 
-from evaluation.contract import VS, Structure
-from evaluation.images import Geometry
-from evaluation.interruptions import Interrupted
-from pipeline.runs import Display, RunPlan, train_run
-from pipeline.sampling import TrainingVolume
-from pipeline.training import PhaseState, Recipe
-from pipeline.training_data import TrainingCase, TrainingData
+from challenge.contract import VS, Structure
+from challenge.nifti import Geometry
+from challenge.signals import Interrupted
+from pipeline.data.dataset import TrainingCase, TrainingData
+from pipeline.data.sampling import TrainingVolume
+from pipeline.training.loops import PhaseState, Recipe
+from pipeline.training.run import Display, RunPlan, train_run
 
 GEOMETRY = Geometry((24, 24, 24), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
 RECIPE = Recipe(

@@ -13,9 +13,9 @@ from pathlib import Path
 import optuna
 import torch
 
-from pipeline.search import SearchPlan
-from pipeline.training import PhaseState
-from pipeline.tuning import SearchDisplay, Storage, open_study, storage_at, tune
+from pipeline.training.loops import PhaseState
+from pipeline.tuning.search import SearchPlan
+from pipeline.tuning.study import SearchDisplay, Storage, open_study, storage_at, tune
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.contract import COCHLEA, VS, Structure
+from challenge.contract import COCHLEA, VS, Structure
 from pipeline.phantom.shapes import (
     Both,
     Cells,

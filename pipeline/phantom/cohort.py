@@ -11,8 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from evaluation import contract
-from evaluation.images import write_image, written_whole
+from challenge import contract
+from challenge.files import written_whole
+from challenge.nifti import write_image
 from pipeline.phantom.anatomy import Head, make_head
 from pipeline.phantom.contrast import CET1, HARDNESS, HRT2, Hardness, is_cystic, is_dark
 from pipeline.phantom.scanner import Grid, centred_grid, paint

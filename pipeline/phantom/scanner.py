@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.contract import BACKGROUND, STRUCTURES
+from challenge.contract import BACKGROUND, STRUCTURES
 from pipeline.phantom.anatomy import Head, Layer
 from pipeline.phantom.contrast import Appearance, Hardness, draw_appearance, is_cystic, is_dark
 from pipeline.phantom.shapes import FloatArray, Plane, Pose, Vector, coverage, random_field

@@ -1,0 +1,26 @@
+"""Files written whole: a reader sees the old file or the new one, never a half."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path` to write to; on success it takes `path`'s place, else it is removed.
+
+    The hidden name is always the same for a path, so that what a killed process left is overwritten by the next run.
+
+    Raises:
+        OSError: the folder is missing or cannot be written.
+    """
+    # The file's own ending stays last: ITK chooses the format by it.
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

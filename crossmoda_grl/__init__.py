@@ -1,0 +1,1 @@
+"""The `crossmoda-grl` command, and `reproduce`, which joins both sides."""

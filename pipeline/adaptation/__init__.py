@@ -1,0 +1,1 @@
+"""What adapts a network to the target beyond the paper, one arm a module."""

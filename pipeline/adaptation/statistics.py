@@ -1,0 +1,61 @@
+"""Batch norm's running statistics, re-estimated on unlabelled scans. Beyond the paper, and off unless asked for.
+
+Source: Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779 ("AdaBN").
+"""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.data.sampling import TrainingVolume, cut_patch, head_centre
+from pipeline.model.enet import ENet3d
+
+
+@torch.no_grad()
+def reestimate_statistics(
+    network: ENet3d,
+    volumes: Iterable[TrainingVolume],
+    window: int,
+    *,
+    patches_per_volume: int,
+    rng: np.random.Generator,
+) -> ENet3d:
+    """Return a copy of a network whose batch norm has the means and variances of `volumes`; its weights stay.
+
+    Each volume's patches, cut anywhere in the head, are one batch; the statistics are the plain mean over the batches.
+    Masks are not looked at.
+
+    Args:
+        network: left alone; the copy is on its device, in eval mode.
+        volumes: of the domain to predict, `(D, H, W)` float32; taken one at a time.
+        window: side of the cubic patches in voxels.
+        patches_per_volume: how many patches of each volume.
+        rng: where every random draw comes from.
+
+    Raises:
+        ValueError: no volume, or no patch.
+    """
+    adapted = copy.deepcopy(network).eval()
+    for module in adapted.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches, instead of a moving one
+            module.train()
+    device = next(adapted.parameters()).device
+    taken = 0
+    for volume in volumes if patches_per_volume > 0 else ():
+        patches = [cut_patch(volume.volume, head_centre(volume, rng), window) for _ in range(patches_per_volume)]
+        adapted(torch.from_numpy(np.stack(patches)[:, None]).to(device))
+        taken += 1
+    if not taken:
+        raise ValueError(
+            f"statistics: expected volumes and patches of them, got {taken} volumes, {patches_per_volume} patches of "
+            "each; name scans of the domain to predict"
+        )
+    for module, original in zip(adapted.modules(), network.modules(), strict=True):
+        if isinstance(module, nn.BatchNorm3d) and isinstance(original, nn.BatchNorm3d):
+            module.momentum = original.momentum
+    return adapted.eval()

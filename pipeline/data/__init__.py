@@ -1,0 +1,1 @@
+"""What there is to train on and to predict: scans, preprocessed volumes, windows, training patches."""

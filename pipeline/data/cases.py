@@ -1,0 +1,90 @@
+"""Cases: find scans in a folder, read and check them, write label maps.
+
+SimpleITK images live here and in `preprocessing`; everything between works on NumPy arrays `(D, H, W)`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from challenge.contract import TARGET_SUFFIX, Structure, case_of, files_by_case
+from challenge.nifti import CaseError, geometry_of, read_image, write_image
+
+
+def find_scans(folder: Path, suffix: str = TARGET_SUFFIX) -> tuple[dict[str, Path], list[str]]:
+    """Find a folder's scans, `{case}{suffix}`, and the names of the entries that are none.
+
+    Returns:
+        The scans by case, in a person's order, and the sorted names of everything else. An entry that is named like a
+        scan counts as one, a folder or a dangling link too: reading it says what is wrong.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    ignored = sorted(entry.name for entry in folder.iterdir() if case_of(entry.name, suffix) is None)
+    return files_by_case(folder, suffix), ignored
+
+
+def read_scan(path: Path) -> sitk.Image:
+    """Read a scan as a 3-D float32 image on its own grid, intensities as the header scales them.
+
+    Raises:
+        CaseError: as `challenge.nifti.read_image`, and for voxels past float32's range and for a constant volume.
+    """
+    image = sitk.Cast(read_image(path), sitk.sitkFloat32)
+    voxels = sitk.GetArrayViewFromImage(image)
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    if not np.isfinite([lowest, highest]).all():
+        raise CaseError(f"{path.name}: expected voxels in float32's range, got larger ones; rescale the scan")
+    if lowest == highest:
+        raise CaseError(f"{path.name}: expected a scan with contrast, got {lowest:g} in every voxel; check the export")
+    return image
+
+
+def read_mask(path: Path, structure: Structure) -> sitk.Image:
+    """Read one structure of a label map as a 3-D uint8 image of 0 and 1; floating-point label files are taken too.
+
+    Raises:
+        CaseError: as `challenge.nifti.read_image`.
+    """
+    return sitk.Cast(sitk.Equal(read_image(path), structure.label), sitk.sitkUInt8)
+
+
+def array_from(image: sitk.Image) -> NDArray[np.float32]:
+    """Return an image's voxels as a float32 array `(D, H, W)`: ITK's x, y, z axes in reverse order."""
+    return sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
+
+
+def image_from(array: NDArray[np.generic], like: sitk.Image) -> sitk.Image:
+    """Return an array `(D, H, W)` as an image on the grid of `like`, the array's dtype kept.
+
+    Raises:
+        ValueError: the array's shape is not the grid's.
+    """
+    shape = like.GetSize()[::-1]
+    if array.shape != shape:
+        raise ValueError(f"array for a grid: expected shape {shape}, got {array.shape}; resample it to the grid first")
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(like)
+    return image
+
+
+def write_labels(labels: NDArray[np.uint8], native: sitk.Image, path: Path) -> None:
+    """Write a label map `(D, H, W)` uint8 on the grid of the scan `native`; the file appears whole or not at all.
+
+    Raises:
+        ValueError: the labels do not have the scan's shape.
+        OSError: the file cannot be written.
+    """
+    write_image(image_from(labels, native), path)
+
+
+def volumes_mm3(
+    labels: NDArray[np.uint8], native: sitk.Image, structures: Iterable[Structure]
+) -> dict[Structure, float]:
+    """Return each structure's volume in mm3 in a label map `(D, H, W)` on the grid of `native`."""
+    voxel_mm3 = float(np.prod(geometry_of(native).spacing_mm))
+    return {s: float(np.count_nonzero(labels == s.label)) * voxel_mm3 for s in structures}

@@ -1,0 +1,359 @@
+"""Data for training: which scans are there, what each is for, and all that is wrong with them, before a step is taken.
+
+Two layouts: the challenge's folders (2021's and 2022's names), or an explicit split file. The paper's split goes by the
+ids of 2021; where those are not there, a person says which cases validate.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from challenge.contract import (
+    LABEL_SUFFIX,
+    SOURCE_IDS,
+    SOURCE_SUFFIX,
+    SOURCE_TRAINING_FOLDERS,
+    TARGET_SUFFIX,
+    TARGET_TRAINING_FOLDERS,
+    TARGET_VALIDATION_REFERENCE_FOLDER,
+    case_of,
+    files_by_case,
+    sorted_cases,
+)
+from challenge.nifti import CaseError, Geometry, read_geometry
+from pipeline.config import PAPER
+
+PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
+SPLIT_PARTS = ("source_training", "source_validation", "target_training")
+_CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
+_NAMES_SHOWN = 12  # of one mistake: more do not help a reader
+
+
+class DataError(Exception):
+    """Data that cannot be trained on; the message holds every mistake found, one a line."""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A scan on disk, its label map where it has one, and where its voxels lie."""
+
+    case: str
+    scan: Path
+    labels: Path | None
+    geometry: Geometry
+
+    @property
+    def cohort_folder(self) -> Path:
+        """Return the folder that holds the folder of the scan: where a cohort of phantoms keeps its record."""
+        return self.scan.resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on, from `root`. `split` says how it came about, `ignored` names files that play no part."""
+
+    root: Path
+    source_training: tuple[TrainingCase, ...]
+    source_validation: tuple[TrainingCase, ...]
+    target_training: tuple[TrainingCase, ...]
+    split: str
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def is_the_papers_split(self) -> bool:
+        """Tell whether the cases were split by the paper's ids."""
+        return self.split == PAPERS_SPLIT
+
+    @property
+    def parts(self) -> dict[str, tuple[TrainingCase, ...]]:
+        """Return the cases by part, as a split file names the parts."""
+        return {part: getattr(self, part) for part in SPLIT_PARTS}
+
+    def __str__(self) -> str:
+        """Say what was found: for each part its cases, voxels and spacings; then the split and what was ignored."""
+        lines = [f"{part.replace('_', ' ')}: {_described(cases)}" for part, cases in self.parts.items()]
+        lines.append(f"split: {self.split}")
+        if self.ignored:
+            lines.append(f"not used: {_listed(self.ignored)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A case before its header is read."""
+
+    case: str
+    scan: Path
+    labels: Path | None
+
+
+def find_training_data(
+    root: Path, *, split_file: Path | None = None, validation_cases: int | None = None, with_target: bool = True
+) -> TrainingData:
+    """Find what to train on, and refuse all that is wrong with it at once. Headers are read, voxels are not.
+
+    The split is, in this order: the split file's; with `validation_cases` N, the last N source cases (by name, numbers
+    in order) validate; the paper's by the ids of 2021 (source 1-95 train, 96-105 validate, target 106-210), for which
+    at least one case of each range must be there.
+
+    A split file is JSON: `source_training`, `source_validation` and `target_training`, each a list of case names in the
+    challenge's folders, or of objects `{"case": …, "scan": …, "labels": …}` with paths relative to `root`.
+
+    Args:
+        root: folder with the challenge's folders.
+        split_file: names cases or files instead of the rule.
+        validation_cases: how many source cases validate, where the ids of 2021 are not there.
+        with_target: whether target scans are needed; without, none are looked for.
+
+    Raises:
+        DataError: a missing folder or part, a label without a scan, a scan without a label, a label map off its scan's
+            grid, a target label, a case or file in two parts, an id outside its range, a bad header; names are given.
+    """
+    if split_file is not None and validation_cases is not None:
+        raise DataError("split: expected a split file or a number of validation cases, got both; leave one out")
+    try:
+        if split_file is not None:
+            parts, ignored = _read_split_file(split_file, root, with_target)
+            split = f"{split_file.name}, by name"
+        else:
+            source, target, ignored = _find_folders(root, with_target)
+            training, validation, split = _split_source(source, validation_cases)
+            _check_target_ids(target, split)
+            parts = dict(zip(SPLIT_PARTS, (training, validation, target), strict=True))
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: expected a folder to read, got {error.strerror}") from error
+    problems = list(_problems(parts, with_target))
+    if problems:
+        raise DataError("\n".join(problems))
+    cases, problems = _with_geometry(parts)
+    if problems:
+        raise DataError("\n".join(problems))
+    return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
+
+
+def _find_folders(root: Path, with_target: bool) -> tuple[list[_Found], list[_Found], list[str]]:
+    """Find the source and target cases of the challenge's folders, and the files that are neither."""
+    source_folder = _only_folder(root, SOURCE_TRAINING_FOLDERS)
+    scans, labels = files_by_case(source_folder, SOURCE_SUFFIX), files_by_case(source_folder, LABEL_SUFFIX)
+    problems = []
+    if lonely := [case for case in scans if case not in labels]:
+        problems.append(f"{source_folder.name}: expected a label map beside every scan, got none for {_listed(lonely)}")
+    if lonely := [case for case in labels if case not in scans]:
+        problems.append(f"{source_folder.name}: expected a scan beside every label map, got none for {_listed(lonely)}")
+    if not scans:
+        problems.append(f"{source_folder}: expected scans {{case}}{SOURCE_SUFFIX}, got none; check --data")
+    source = [_Found(case, path, labels.get(case)) for case, path in scans.items()]
+    ignored = _others(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
+    target: list[_Found] = []
+    if with_target:
+        target_folder = _only_folder(root, TARGET_TRAINING_FOLDERS)
+        target = [_Found(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
+        if not target:
+            problems.append(f"{target_folder}: expected scans {{case}}{TARGET_SUFFIX}, got none; check --data")
+        if labelled := list(files_by_case(target_folder, LABEL_SUFFIX)):
+            problems.append(
+                f"{target_folder.name}: expected no label maps of the target domain, got those of {_listed(labelled)}; "
+                "move them away, adaptation must not see them"
+            )
+        ignored += _others(target_folder, (TARGET_SUFFIX, LABEL_SUFFIX))
+    if problems:
+        raise DataError("\n".join(problems))
+    return source, target, ignored
+
+
+def _only_folder(root: Path, names: Sequence[str]) -> Path:
+    there = [root / name for name in names if (root / name).is_dir()]
+    if len(there) > 1:
+        raise DataError(f"{root}: expected one of {' and '.join(names)}, got both; move one away")
+    if not there:
+        raise DataError(f"{root}: expected a folder {' or '.join(names)}, got none; check --data, or give a split file")
+    return there[0]
+
+
+def _others(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    entries = sorted(folder.iterdir())
+    return [f"{folder.name}/{e.name}" for e in entries if all(case_of(e.name, suffix) is None for suffix in suffixes)]
+
+
+def _split_source(source: list[_Found], validation_cases: int | None) -> tuple[list[_Found], list[_Found], str]:
+    """Split the source cases into those that train and those that validate, and say by which rule."""
+    if validation_cases is not None:
+        if not 0 < validation_cases < len(source):
+            raise DataError(
+                f"validation cases: expected 1 to {len(source) - 1} of {len(source)} source cases, "
+                f"got {validation_cases}; at least one must validate and one train"
+            )
+        rule = f"the last {validation_cases} of {len(source)} source cases validate"
+        return source[:-validation_cases], source[-validation_cases:], rule
+    ids = {found.case: _id_of_2021(found.case) for found in source}
+    if all(ids.values()):
+        if stray := [case for case, number in ids.items() if number and not _within(number, SOURCE_IDS)]:
+            raise DataError(
+                f"source ids: expected {SOURCE_IDS[0]} to {SOURCE_IDS[1]}, got {_listed(stray)}; "
+                "move them away, or give a split file"
+            )
+        training = [f for f in source if _within(ids[f.case] or 0, PAPER.source_training_ids)]
+        validation = [f for f in source if _within(ids[f.case] or 0, PAPER.source_validation_ids)]
+        if training and validation:
+            return training, validation, PAPERS_SPLIT
+    first, last = PAPER.source_validation_ids
+    raise DataError(
+        f"split: expected source cases crossmoda_{first} to crossmoda_{last} to validate on and earlier ones to train "
+        f"on, got {len(source)} cases from {source[0].case} to {source[-1].case}; say --validation-cases N to validate "
+        "on the last N, or give a split file"
+    )
+
+
+def _check_target_ids(target: list[_Found], split: str) -> None:
+    """Refuse cases of 2021 that the challenge keeps for validation and test, where the split goes by ids."""
+    numbers = {found.case: _id_of_2021(found.case) for found in target}
+    first, last = PAPER.target_training_ids
+    if stray := [case for case, number in numbers.items() if number and not first <= number <= last]:
+        raise DataError(
+            f"target ids: expected {first} to {last}, got {_listed(stray)}; "
+            f"move them away, or give a split file (split: {split})"
+        )
+
+
+def _id_of_2021(case: str) -> int | None:
+    named = _CASE_OF_2021.fullmatch(case)
+    return int(named[1]) if named else None
+
+
+def _within(number: int, ends: tuple[int, int]) -> bool:
+    return ends[0] <= number <= ends[1]
+
+
+def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[str, list[_Found]], list[str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: expected a split file, got {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: expected JSON, got damaged text ({error})") from error
+    if not isinstance(content, dict) or set(content) - set(SPLIT_PARTS) or not all(map(_is_list, content.values())):
+        got = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"{path.name}: expected lists under {', '.join(SPLIT_PARTS)}, got {got}")
+    entries: dict[str, list[Any]] = {part: content.get(part, []) for part in SPLIT_PARTS}
+    if not with_target:
+        entries["target_training"] = []
+    known: dict[str, dict[str, _Found]] = {"source": {}, "target": {}}
+    if any(isinstance(entry, str) for listed in entries.values() for entry in listed):
+        source, target, _ = _find_folders(root, with_target)
+        known = {"source": {f.case: f for f in source}, "target": {f.case: f for f in target}}
+    parts: dict[str, list[_Found]] = {}
+    problems = []
+    for part, listed in entries.items():
+        parts[part] = []
+        for entry in listed:
+            try:
+                parts[part].append(_entry(entry, root, known[part.split("_")[0]]))
+            except DataError as error:
+                problems.append(f"{path.name}, {part}: {error}")
+    if problems:
+        raise DataError("\n".join(problems))
+    taken = {found.case for listed in parts.values() for found in listed}
+    unused = [case for domain in known.values() for case in domain if case not in taken]
+    return parts, unused
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _entry(entry: Any, root: Path, known: dict[str, _Found]) -> _Found:
+    if isinstance(entry, str):
+        if entry not in known:
+            raise DataError(f"expected a case of the challenge's folders, got {entry}, which is not there")
+        return known[entry]
+    keys = {"case", "scan", "labels"}
+    if not isinstance(entry, dict) or not {"case", "scan"} <= set(entry) <= keys:
+        raise DataError(f"expected a case name, or an object with case, scan and, for the source, labels, got {entry}")
+    if not all(isinstance(value, str) and value for value in entry.values()) or "/" in entry["case"]:
+        raise DataError(f"expected names without a slash and paths as text, got {entry}")
+    labels = root / entry["labels"] if "labels" in entry else None
+    return _Found(entry["case"], root / entry["scan"], labels)
+
+
+def _problems(parts: dict[str, list[_Found]], with_target: bool) -> Iterator[str]:
+    """Yield what is wrong with a split, one line a mistake."""
+    for part, listed in parts.items():
+        if not listed and (with_target or part != "target_training"):
+            yield f"{part}: expected at least one case, got none"
+        unlabelled = [found.case for found in listed if found.labels is None]
+        labelled = [found.case for found in listed if found.labels is not None]
+        if part == "target_training" and labelled:
+            yield f"{part}: expected no label maps of the target domain, got {_listed(labelled)}'s; leave them out"
+        if part != "target_training" and unlabelled:
+            yield f"{part}: expected a label map for every scan, got none for {_listed(unlabelled)}"
+        for found in listed:
+            for path in filter(None, (found.scan, found.labels)):
+                if TARGET_VALIDATION_REFERENCE_FOLDER in {*path.parts, *path.resolve().parts}:
+                    yield f"{part}: {found.case}: expected nothing of {TARGET_VALIDATION_REFERENCE_FOLDER}, got {path}"
+    yield from _repeated(parts, "case", lambda found: [found.case])
+    yield from _repeated(
+        parts, "file", lambda found: [str(p.resolve()) for p in (found.scan, found.labels) if p is not None]
+    )
+
+
+def _repeated(parts: dict[str, list[_Found]], what: str, names_of: Callable[[_Found], list[str]]) -> Iterator[str]:
+    """Yield the cases or files that are used twice: training and validation must not overlap."""
+    places: dict[str, list[str]] = {}
+    for part, listed in parts.items():
+        for found in listed:
+            for name in names_of(found):
+                places.setdefault(name, []).append(part)
+    for name, where in places.items():
+        if len(where) > 1:
+            yield f"{what} {name}: expected it in one place, got it in {' and '.join(where)}; take it out of the others"
+
+
+def _with_geometry(parts: dict[str, list[_Found]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
+    cases: dict[str, list[TrainingCase]] = {part: [] for part in parts}
+    problems = []
+    for part, listed in parts.items():
+        for found in listed:
+            try:
+                geometry = read_geometry(found.scan)
+                if found.labels is not None:
+                    labelled = read_geometry(found.labels)
+                    if not labelled.same_place(geometry):
+                        raise CaseError(
+                            f"{found.labels.name}: expected its scan's grid ({geometry}), got {labelled}; "
+                            "resample it to the scan"
+                        )
+                cases[part].append(TrainingCase(found.case, found.scan, found.labels, geometry))
+            except CaseError as error:
+                problems.append(f"{part}: {error}")
+    return cases, problems
+
+
+def _described(cases: Sequence[TrainingCase]) -> str:
+    """Describe cases in a line: how many, from which to which, voxels and spacings as ranges."""
+    if not cases:
+        return "none"
+    names = sorted_cases(c.case for c in cases)
+    which = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    sizes = zip(*(c.geometry.size_xyz for c in cases), strict=True)
+    spacings = zip(*(c.geometry.spacing_mm for c in cases), strict=True)
+    voxels = " x ".join(_range(axis, "d") for axis in sizes)
+    spacing = " x ".join(_range(axis, ".3g") for axis in spacings)
+    return f"{_counted(len(cases), 'case')} ({which}), {voxels} voxels of {spacing} mm"
+
+
+def _range(values: Iterable[float], form: str) -> str:
+    there = list(values)
+    low, high = format(min(there), form), format(max(there), form)
+    return low if low == high else f"{low}-{high}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

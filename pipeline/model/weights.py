@@ -1,0 +1,157 @@
+"""Shipped weights: safetensors, which cannot run code, each with a JSON card that rebuilds its network strictly.
+
+`weights/vs.safetensors` and `weights/vs.json`, and so for every structure.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from challenge.contract import Structure
+from challenge.files import written_whole
+from pipeline.model.enet import ENet3d
+
+CARD_FORMAT = 1
+WEIGHTS_VARIABLE = "CROSSMODA_GRL_WEIGHTS"
+
+# What a card must tell before its network is built; the rest of it is for people.
+_REQUIRED = ("format", "structure", "label", "network", "window", "spacing_mm", "sha256")
+
+
+class WeightsError(Exception):
+    """Weights that are missing, damaged or not what their card says: path, expected, got, next step."""
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """One structure's network, ready to predict: eval mode, on `device`, for cubic windows of `window` voxels."""
+
+    structure: Structure
+    network: torch.nn.Module
+    window: int
+    device: torch.device
+    card: dict[str, Any]
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the structure's probability `(N, D, H, W)` float32 for normalised windows `(N, 1, D, H, W)`."""
+        logits = self.network(windows).float()
+        # A softmax over two channels needs their difference alone.
+        return torch.sigmoid(logits[:, 1] - logits[:, 0])
+
+
+def default_weights_folder() -> Path:
+    """Return the folder of the shipped weights: the environment's, the repository's, or the installed package's."""
+    if named := os.environ.get(WEIGHTS_VARIABLE):
+        return Path(named)
+    repository = Path(__file__).resolve().parents[2] / "weights"
+    return repository if repository.is_dir() else Path(sys.prefix) / "share" / "crossmoda-grl" / "weights"
+
+
+def save_weights(folder: Path, structure: Structure, network: ENet3d, card: dict[str, Any], *, window: int) -> Path:
+    """Write a network's weights and card to `folder`; return the card's path.
+
+    Args:
+        folder: made where it is missing.
+        structure: what the network segments.
+        network: its weights and buffers are written as they are, on whatever device they lie.
+        card: what a person should know: data, schedule, scores, departures from the paper. What rebuilds the network
+            is added here.
+        window: side of the cubic window to predict with, in voxels of `spacing_mm`.
+
+    Raises:
+        OSError: the folder or the files cannot be written; each file is whole or absent.
+        ValueError: the card lacks `spacing_mm`.
+    """
+    if "spacing_mm" not in card:
+        raise ValueError("card: expected the key spacing_mm, got none; say on which grid the network was trained")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    whole_card = {
+        "format": CARD_FORMAT,
+        "structure": structure.key,
+        "label": structure.label,
+        "network": {"name": type(network).__name__, "config": network.config()},
+        "window": window,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        **card,
+    }
+    with written_whole(_weights_path(folder, structure)) as partial:
+        partial.write_bytes(weights)
+    with written_whole(_card_path(folder, structure)) as partial:
+        partial.write_text(json.dumps(whole_card, indent=2) + "\n", encoding="utf-8")
+    return _card_path(folder, structure)
+
+
+def load_segmenter(folder: Path, structure: Structure, device: torch.device) -> Segmenter:
+    """Rebuild a structure's network from its card and load its weights, strictly.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or does not fit the card.
+    """
+    card = _read_card(_card_path(folder, structure), structure)
+    path = _weights_path(folder, structure)
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: expected the weights for {structure.title}, got: {error.strerror}; "
+            f"name the right folder with --weights or {WEIGHTS_VARIABLE}, or check out weights/ again"
+        ) from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != card["sha256"]:
+        raise WeightsError(
+            f"{path}: expected sha256 {card['sha256']} by its card, got {found}; the file is damaged or belongs to "
+            "another card, check out weights/ again"
+        )
+    try:
+        network = ENet3d(**card["network"]["config"])
+        network.load_state_dict(load(weights), strict=True)
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: expected the weights of {card['network']}, got others ({error}); use the card they were made with"
+        ) from error
+    return Segmenter(structure, network.eval().to(device), int(card["window"]), device, card)
+
+
+def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: expected the card of the weights for {structure.title}, got: {error.strerror}; "
+            f"name the right folder with --weights or {WEIGHTS_VARIABLE}, or check out weights/ again"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: expected JSON, got damaged text ({error}); check out weights/ again") from error
+    missing = [key for key in _REQUIRED if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise WeightsError(f"{path}: expected a card with {', '.join(missing)}, got none; check out weights/ again")
+    if card["format"] != CARD_FORMAT:
+        raise WeightsError(
+            f"{path}: expected a card of format {CARD_FORMAT}, got {card['format']}; update crossmoda-grl"
+        )
+    network = card["network"]
+    if not isinstance(network, dict) or network.get("name") != ENet3d.__name__ or "config" not in network:
+        raise WeightsError(f"{path}: expected the network {ENet3d.__name__}, got {network}; update crossmoda-grl")
+    if (card["structure"], card["label"]) != (structure.key, structure.label):
+        raise WeightsError(
+            f"{path}: expected weights for {structure.key} (label {structure.label}), got {card['structure']} "
+            f"(label {card['label']}); the files were renamed, check out weights/ again"
+        )
+    return card
+
+
+def _weights_path(folder: Path, structure: Structure) -> Path:
+    return folder / f"{structure.key}.safetensors"
+
+
+def _card_path(folder: Path, structure: Structure) -> Path:
+    return folder / f"{structure.key}.json"

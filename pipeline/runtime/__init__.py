@@ -1,0 +1,1 @@
+"""Memory, the GPU, and several processes that train one network."""

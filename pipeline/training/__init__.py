@@ -1,0 +1,1 @@
+"""The phases and their loops, and runs on disk that survive being killed."""

@@ -1,0 +1,111 @@
+"""How a training step is computed, whatever it computes: precision, memory layout, compiling, processes, threads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.runtime.distributed import ALONE, Ranks, pool_batch_norm
+
+AUTO, FP32, BF16 = "auto", "fp32", "bf16"
+# Half precision (fp16) is left out: it would need a loss scale that grows and shrinks, and that checkpoints carry.
+PRECISIONS = (AUTO, FP32, BF16)
+COMPILER = "inductor"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps are computed; by default plainly, in float32, in one process.
+
+    `compiler` is a backend of `torch.compile`, or nothing; `workers` are threads that cut patches ahead.
+
+    Raises:
+        ValueError: compiling in several processes, whose batch norms wait for each other.
+    """
+
+    precision: str = FP32
+    channels_last: bool = False
+    compiler: str = ""
+    workers: int = 0
+    ranks: Ranks = ALONE
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        if self.compiler and self.ranks.size > 1:
+            raise ValueError(f"--compile: expected one process, got {self.ranks.size}; leave --compile out")
+
+    def __str__(self) -> str:
+        """Say everything that is not the default, and the precision."""
+        parts = [
+            self.precision,
+            "channels last" if self.channels_last else "",
+            "compiled" if self.compiler else "",
+            f"workers {self.workers}" if self.workers else "",
+            f"processes {self.ranks.size}" if self.ranks.size > 1 else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def check_batch(self, batch_size: int, what: str = "batch size") -> None:
+        """Refuse a batch that the processes cannot share evenly.
+
+        Raises:
+            ValueError: its size is no multiple of their number.
+        """
+        if batch_size % self.ranks.size:
+            raise ValueError(
+                f"{what}: expected a multiple of the {self.ranks.size} processes, got {batch_size}; "
+                "change --nproc_per_node, or batch_size in a --config file"
+            )
+
+
+PLAIN = Execution()
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Return "bf16" or "fp32" for "auto": bf16 on GPUs that compute in it, else fp32; either as it is."""
+    if name != AUTO:
+        return name
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return BF16 if able else FP32
+
+
+class BatchForward:
+    """A module's forward for a whole batch, in the way that an `Execution` says; the module itself stays plain.
+
+    Weights stay float32, and so do their gradients and the optimiser: bf16 is autocast's, in the forward alone.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, execution: Execution, *, seed: int) -> None:
+        """Prepare a module that is on `device`; `seed` is for dropout, where there are several processes."""
+        if execution.channels_last:
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._forward: Any = module
+        if execution.compiler:
+            self._forward = torch.compile(module, backend=execution.compiler)
+        if execution.ranks.size > 1:
+            pool_batch_norm(module, device)
+            # The ranks' running statistics are the same, so none need be sent.
+            self._forward = DistributedDataParallel(module, forward_sync_buffers=False)
+        self._device, self._execution, self._seed = device, execution, seed
+
+    def __call__(self, patches: torch.Tensor, *more: Any, step: int) -> Any:
+        """Return what the module does for patches `(N, 1, D, H, W)` float32: a tensor `(N, ...)`, or a tuple of them.
+
+        Args:
+            patches: the whole batch; each process computes its share, and returns the whole.
+            more: what else the module's forward takes.
+            step: counts the phase's steps.
+        """
+        ranks = self._execution.ranks
+        if ranks.size > 1:
+            # Anew at every step: the ranks drop other channels, and a checkpoint need not hold their generators.
+            torch.manual_seed(int(np.random.SeedSequence([self._seed, step, ranks.rank]).generate_state(1)[0]))
+        share = patches[ranks.share].to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._execution.precision == BF16):
+            outputs = self._forward(share, *more)
+        if isinstance(outputs, tuple):
+            return tuple(ranks.whole(output, len(patches)) for output in outputs)
+        return ranks.whole(outputs, len(patches))

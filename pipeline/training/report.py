@@ -1,0 +1,201 @@
+"""What a person sees of a run: history as CSV, curves, validation slices, and a page that sums it up.
+
+Every file is written whole and renewed as the run goes on.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from challenge.contract import Structure
+from challenge.files import written_whole
+from evaluation.outlines import draw_outlines, field_round, legend_lines, most_telling_slice
+from pipeline.data.sampling import TrainingVolume
+from pipeline.training.loops import Epoch
+
+_DOTS_PER_INCH = 100
+_DARK, _LIGHT = "#101418", "#e8eaed"
+_PANEL_INCHES = 3.0
+_CLOSE_UP_MARGIN_MM = 7.0
+_CLOSE_UP_MM = 22.0
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's
+
+
+@dataclass(frozen=True)
+class ValidationSlice:
+    """The slice of a validation case that tells most: `(H, W)` scan float32, reference and prediction bool."""
+
+    case: str
+    dice: float
+    scan: NDArray[np.float32]
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+
+
+def telling_slice(volume: TrainingVolume, prediction: NDArray[np.bool_], dice: float) -> ValidationSlice:
+    """Keep the slice on which a case's reference and its prediction, bool `(D, H, W)`, disagree most.
+
+    Raises:
+        ValueError: a case without a mask.
+    """
+    if volume.mask is None:
+        raise ValueError(f"{volume.case}: expected a mask to show beside the prediction, got none")
+    z = most_telling_slice(volume.mask, prediction)
+    # Copies: the volumes are mapped from disk, and the slices outlive the epoch.
+    return ValidationSlice(
+        volume.case, dice, np.array(volume.volume[z]), np.array(volume.mask[z]), np.array(prediction[z])
+    )
+
+
+def write_history(history: Sequence[Epoch], path: Path) -> None:
+    """Write a row an epoch: rate, mean losses, validation Dice (mean, then by case), predicted/true volume, seconds.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows = [_row(epoch) for epoch in history]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _row(epoch: Epoch) -> dict[str, Any]:
+    row = {"epoch": epoch.number, "rate": f"{epoch.rate:.6g}", "seconds": f"{epoch.seconds:.1f}"}
+    row |= {name: f"{value:.6g}" for name, value in epoch.losses.items()}
+    if epoch.validation is not None:
+        row["validation_dice"] = f"{epoch.validation.mean_dice:.4f}"
+        row["predicted_over_true_volume"] = f"{epoch.validation.volume_ratio:.4g}"
+        row |= {f"dice {case}": f"{value:.4f}" for case, value in epoch.validation.dice.items()}
+    return row
+
+
+def draw_curves(history: Sequence[Epoch], path: Path, *, title: str) -> None:
+    """Draw losses, validation Dice and predicted/true volume by epoch, with the adversary's health where there is one.
+
+    Raises:
+        ValueError: no epoch.
+        OSError: the picture cannot be written.
+    """
+    if not history:
+        raise ValueError("curves: expected at least one epoch, got none; train first")
+    adversary = "domain" in history[0].losses
+    columns = 4 if adversary else 3
+    figure = Figure(figsize=(4.2 * columns, 3.6))
+    panels = figure.subplots(1, columns)
+    # By hand: a layout found by matplotlib takes as long as the drawing, every epoch.
+    figure.subplots_adjust(left=0.16 / columns, right=1 - 0.04 / columns, top=0.82, bottom=0.14, wspace=0.2)
+    _draw_losses(panels[0], history, ["loss", "cross_entropy", "dice"])
+    panels[0].set_title("training losses")
+    validated = [epoch for epoch in history if epoch.validation is not None]
+    _draw_validation(panels[1], panels[2], validated)
+    if adversary:
+        _draw_losses(panels[3], history, ["domain", "domain_accuracy", "reversal"])
+        panels[3].axhline(np.log(2), color=_COLOURS[0], linewidth=0.8, linestyle=":")
+        panels[3].axhline(0.5, color=_COLOURS[1], linewidth=0.8, linestyle=":")
+        panels[3].set_title("adversary (dotted: cannot tell)")
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, max(history[-1].number, 2) + 0.5)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, format="png")
+
+
+def _draw_losses(axes: Axes, history: Sequence[Epoch], names: Sequence[str]) -> None:
+    numbers = [epoch.number for epoch in history]
+    for name, colour in zip(names, _COLOURS, strict=False):
+        values = [epoch.losses[name] for epoch in history]
+        axes.plot(numbers, values, color=colour, marker="." if len(numbers) < 30 else "", label=name.replace("_", " "))
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+
+
+def _draw_validation(dice_axes: Axes, ratio_axes: Axes, validated: Sequence[Epoch]) -> None:
+    scores = [(epoch.number, epoch.validation) for epoch in validated if epoch.validation is not None]
+    numbers = [number for number, _ in scores]
+    for case in scores[0][1].dice if scores else ():
+        dice_axes.plot(numbers, [v.dice.get(case, np.nan) for _, v in scores], color="0.75", linewidth=0.8)
+    dice_axes.plot(numbers, [v.mean_dice for _, v in scores], color=_COLOURS[0], marker=".", label="mean")
+    dice_axes.set_ylim(0, 1)
+    dice_axes.set_title("source validation Dice (grey: cases)")
+    # A ratio of 0 has no logarithm: it is drawn at the panel's foot.
+    ratio_axes.plot(numbers, [max(v.volume_ratio, 1e-2) for _, v in scores], color=_COLOURS[1], marker=".")
+    ratio_axes.axhline(1.0, color="0.5", linewidth=0.8)
+    ratio_axes.set_yscale("log")
+    ratio_axes.set_ylim(0.8e-2, max([12.0, *(1.2 * v.volume_ratio for _, v in scores)]))
+    ratio_axes.set_title("predicted / true volume")
+
+
+def draw_slices(
+    slices: Sequence[ValidationSlice], structure: Structure, spacing_mm: float, path: Path, *, title: str
+) -> None:
+    """Draw each validation case's slice, whole and close up, with the reference's and the prediction's outlines.
+
+    Rows and columns are the scan's own: the patient's sides are not marked, because nothing here says which is which.
+
+    Raises:
+        ValueError: no slice.
+        OSError: the picture cannot be written.
+    """
+    if not slices:
+        raise ValueError("slices: expected at least one, got none; validate first")
+    figure = Figure(figsize=(_PANEL_INCHES * len(slices), 2 * _PANEL_INCHES + 1.2), facecolor=_DARK)
+    grid = figure.subplots(2, len(slices), squeeze=False)
+    spacing = (spacing_mm, spacing_mm)
+    for column, shown in zip(grid.T, slices, strict=True):
+        reference, prediction = (mask * np.uint8(structure.label) for mask in (shown.reference, shown.prediction))
+        # Round the reference: a prediction that is all over the place would show nothing close up.
+        body = _largest(shown.reference if shown.reference.any() else shown.prediction)
+        near = field_round([body], spacing, margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
+        for axes, field in zip(column, (None, near), strict=True):
+            draw_outlines(
+                axes, shown.scan, reference, prediction, spacing, field=field, structures=[structure], marks=False
+            )
+        column[0].set_title(f"{shown.case}\nDice {shown.dice:.3f}", color=_LIGHT, fontsize=9)
+    figure.suptitle(title, color=_LIGHT, fontsize=10)
+    figure.legend(handles=legend_lines(), loc="lower center", ncols=2, frameon=False, labelcolor=_LIGHT, fontsize=9)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.87, bottom=0.06, wspace=0.03, hspace=0.03)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_DARK, format="png")
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask `(H, W)`: a cochlea of the two."""
+    components, count = ndimage.label(mask)
+    return mask if count < 2 else components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+
+
+def write_summary(path: Path, sections: Mapping[str, Mapping[str, str]], *, title: str) -> None:
+    """Write a page of Markdown: a table of names and values under each heading.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    lines = [f"# {title}", ""]
+    for heading, rows in sections.items():
+        lines += [f"## {heading}", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value.replace('|', '/').replace(chr(10), '<br>')} |" for name, value in rows.items()]
+        lines.append("")
+    with written_whole(path) as partial:
+        partial.write_text("\n".join(lines), encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """Say a time as a person does: `42 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

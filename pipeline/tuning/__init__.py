@@ -1,0 +1,1 @@
+"""The search of the paper's hyper-parameters by Optuna."""

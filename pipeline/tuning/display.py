@@ -1,0 +1,115 @@
+"""The trials of a search on stderr: a live table on a terminal, a line for whatever happens to a trial elsewhere."""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from challenge.contract import Structure
+from pipeline.config import Parameter
+from pipeline.training.loops import PhaseState
+from pipeline.training.report import duration
+from pipeline.tuning.search import COMPLETE, RUNNING, WAITING, TrialRow, remark_on
+from pipeline.tuning.study import SearchDisplay
+
+_STYLES = {COMPLETE: "green", RUNNING: "bold"}
+_LINES_ROUND_THE_TABLE = 8
+
+
+def trials_table(rows: Sequence[TrialRow], space: Sequence[Parameter], *, most: int | None = None) -> Table:
+    """Put trials into a table, the best and the paper's point marked; with `most`, the last so many of them."""
+    table = Table("trial", "state", *(parameter.name for parameter in space), "epoch", "score", "time", "")
+    for row in rows[-most:] if most else rows:
+        table.add_row(
+            str(row.number),
+            row.state,
+            *(_value(row, parameter) for parameter in space),
+            "" if row.epoch is None else str(row.epoch),
+            "" if row.score is None else f"{row.score:.4f}",
+            "" if row.seconds is None else duration(row.seconds),
+            Text(remark_on(row, rows, space)),  # not markup: a failure's message may hold brackets
+            style=_STYLES.get(row.state, ""),
+        )
+    return table
+
+
+def _value(row: TrialRow, parameter: Parameter) -> str:
+    value = row.values.get(parameter.name)
+    return "" if value is None else f"{value:.3g}"
+
+
+class TrialsDisplay(SearchDisplay):
+    """Shows trials as they come; a context, so that the table is taken down whatever happens."""
+
+    def __init__(self, console: Console, space: Sequence[Parameter]) -> None:
+        """Show on a console: a live table where it is a terminal, lines elsewhere."""
+        self._console, self._space = console, space
+        self._rows: list[TrialRow] = []
+        self._foot = ""
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> "TrialsDisplay":
+        """Begin the table."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the table as it stands."""
+        self._foot = ""
+        self._draw()
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, rows: Sequence[TrialRow]) -> None:
+        """Show all trials; without a terminal, those to which something has happened since."""
+        if self._live is None:
+            before = {row.number: (row.state, row.epoch) for row in self._rows}
+            for row in rows:
+                if row.state != WAITING and before.get(row.number) != (row.state, row.epoch):
+                    self.say(self._line(row, rows))
+        self._rows = list(rows)
+        self._draw()
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        self._console.print(line, markup=False)
+
+    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+        """Show how long the trial under way is."""
+        self._under_way(state)
+
+    def stepped(self, state: PhaseState) -> None:
+        """Show the trial's epoch and loss."""
+        self._under_way(state)
+
+    def validated(self, state: PhaseState, case: str) -> None:
+        """Show which validation case is done."""
+        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, validated {case}"
+        self._draw()
+
+    def _under_way(self, state: PhaseState) -> None:
+        loss = f", loss {state.means()['loss']:.3f}" if state.batches_done else ""
+        batch = f"batch {state.batches_done}/{state.batches_per_epoch}"
+        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, {batch}{loss}"
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        most = max(self._console.height - _LINES_ROUND_THE_TABLE, 4)
+        table = trials_table(self._rows, self._space, most=most)
+        self._live.update(Group(table, Text(self._foot)), refresh=True)
+
+    def _line(self, row: TrialRow, rows: Sequence[TrialRow]) -> str:
+        parts = [f"{parameter.name} {_value(row, parameter)}" for parameter in self._space]
+        if row.epoch is not None and row.score is not None:
+            parts.append(f"epoch {row.epoch}, score {row.score:.4f}")
+        if row.seconds is not None:
+            parts.append(duration(row.seconds))
+        return ", ".join(filter(None, [f"trial {row.number} {row.state}", *parts, remark_on(row, rows, self._space)]))

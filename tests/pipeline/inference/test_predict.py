@@ -1,0 +1,368 @@
+"""The predict command as a user meets it: a folder in, a folder out, and everything that can be wrong with either."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+
+from challenge.nifti import geometry_of, read_geometry
+from crossmoda_grl.__main__ import main
+from tests.images import (
+    DIM,
+    FLIPPED,
+    OBLIQUE,
+    PIXDIM,
+    SCL_SLOPE,
+    edit_header,
+    noise,
+    pack,
+    set_sform,
+    write_scan,
+)
+from tests.segmenters import write_narrow_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_narrow_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in", tmp_path / "out"
+
+
+def arguments(folders, weights, *more):
+    options = ["--input", folders[0], "--output", folders[1], "--weights", weights, "--device", "cpu", *more]
+    return ["predict", *map(str, options)]
+
+
+def predict(folders, weights, *more):
+    return CliRunner().invoke(main, arguments(folders, weights, *more))
+
+
+def command(folders, weights, *more):
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "crossmoda_grl", *arguments(folders, weights, *more)]
+
+
+def scan(folder, case, *edits, array=None, **geometry):
+    path = write_scan(folder / f"{case}_hrT2.nii.gz", array, **geometry)
+    for edit in edits:
+        edit_header(path, edit)
+    return path
+
+
+def label_of(folders, case):
+    return folders[1] / f"{case}_Label.nii.gz"
+
+
+def test_label_maps_are_uint8_on_the_scans_own_grids(folders, weights):
+    scan(folders[0], "crossmoda_211")
+    scan(folders[0], "crossmoda_212", direction=OBLIQUE, origin_mm=(-50.5, 20.25, 3.0), spacing_mm=(0.469, 0.469, 1.5))
+    scan(folders[0], "crossmoda2022_etz_7", direction=FLIPPED, array=noise((5, 33, 7), dtype="float64"))
+    result = predict(folders, weights)
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(folders[1])) == [
+        "crossmoda2022_etz_7_Label.nii.gz",
+        "crossmoda_211_Label.nii.gz",
+        "crossmoda_212_Label.nii.gz",
+    ]
+    for path in folders[0].iterdir():
+        labels = sitk.ReadImage(str(label_of(folders, path.name.removesuffix("_hrT2.nii.gz"))))
+        assert labels.GetPixelID() == sitk.sitkUInt8
+        assert set(np.unique(sitk.GetArrayFromImage(labels))) <= {0, 1, 2}
+        ours, theirs = geometry_of(labels), read_geometry(path)
+        assert ours.size_xyz == theirs.size_xyz
+        np.testing.assert_allclose(ours.spacing_mm, theirs.spacing_mm, atol=1e-6)
+        np.testing.assert_allclose(ours.origin_mm, theirs.origin_mm, atol=1e-6)
+        np.testing.assert_allclose(ours.direction, theirs.direction, atol=1e-6)
+
+
+def test_output_is_lines_on_stderr_and_a_table_on_stdout(folders, weights):
+    scan(folders[0], "crossmoda_211", spacing_mm=(0.5, 0.5, 1.5))
+    scan(folders[0], "crossmoda_212")
+    (folders[0] / "notes.txt").touch()
+    result = predict(folders, weights)
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"ignored in {folders[0]}: notes.txt"
+    assert lines[1] == f"2 scans in {folders[0]}, weights from {weights}, on cpu"
+    assert lines[2].startswith("1/2 crossmoda_211 ")
+    assert lines[3].startswith("2/2 crossmoda_212 ")
+    assert "16 x 20 x 12" in result.stdout
+    assert "0.5 x 0.5 x 1.5" in result.stdout
+    assert "VS mm3" in result.stdout
+
+
+# Name -> how to make it, and what the message must say. Each stands between two sound cases, which must be finished.
+BAD_SCANS = {
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-900]), "cut short; copy the file again"),
+    "not a NIfTI": (lambda p: p.write_bytes(b"hello" * 999), "expected a NIfTI file, got something else"),
+    "empty file": (lambda p: p.write_bytes(b""), "expected a NIfTI header, got 0 bytes"),
+    "4-D": (lambda p: edit_header(p, pack("5h", DIM, 4, 16, 20, 6, 2)), "expected a 3-D scan, got 4-D"),
+    "2-D": (lambda p: edit_header(p, pack("5h", DIM, 2, 16, 20, 1, 1)), "expected a 3-D scan, got 2-D"),
+    "NaN": (lambda p: write_scan(p, np.full((4, 4, 4), np.nan, dtype="float32")), "got 64 of 64 NaN or infinite"),
+    "Inf": (lambda p: write_scan(p, np.full((4, 4, 4), np.inf, dtype="float64")), "got 64 of 64 NaN or infinite"),
+    "constant": (lambda p: write_scan(p, np.full((4, 4, 4), 9, dtype="int16")), "got 9 in every voxel"),
+    "zero spacing": (lambda p: edit_header(p, pack("f", PIXDIM + 4, 0)), "expected three spacings above 0 mm"),
+    "negative spacing": (lambda p: edit_header(p, pack("f", PIXDIM + 4, -1)), "expected three spacings above 0 mm"),
+    "singular": (lambda p: edit_header(p, set_sform(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0)), "singular direction"),
+    "huge": (lambda p: edit_header(p, pack("4h", DIM, 3, 10000, 10000, 10000)), "claims 1,000,000,000,000"),
+    "huge once resampled": (
+        lambda p: write_scan(p, noise((9, 9, 9)), spacing_mm=(999.0, 999.0, 999.0)),
+        "expected at most 536,870,912 voxels, got 17982 x 17982 x 17982",
+    ),
+    "folder": (lambda p: (p.unlink(), p.mkdir()), "expected a file, got a folder"),
+    "dangling link": (lambda p: (p.unlink(), p.symlink_to("nowhere")), "got a link to nowhere, which does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCANS)
+def test_bad_scan_is_told_and_loses_no_other(folders, weights, name):
+    make, message = BAD_SCANS[name]
+    for case in ("crossmoda_1", "crossmoda_2", "crossmoda_3"):
+        scan(folders[0], case)
+    make(folders[0] / "crossmoda_2_hrT2.nii.gz")
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert sorted(os.listdir(folders[1])) == ["crossmoda_1_Label.nii.gz", "crossmoda_3_Label.nii.gz"]
+    assert "1 of 3 cases failed:" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.strip().startswith("crossmoda_2_hrT2.nii.gz: ")
+    assert "expected" in last
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: scan(folder, "müller 1 (left)"),
+        lambda folder: scan(folder, "前庭"),
+        lambda folder: scan(folder, "a", pack("2f", SCL_SLOPE, 0.01, -5.0)),
+        lambda folder: scan(folder, "a", pack("5h", DIM, 4, 16, 20, 12, 1)),
+        lambda folder: scan(folder, "a", array=noise((1, 3, 7))),
+        lambda folder: scan(folder, "a", array=noise((7, 7, 7), dtype="int8")),
+        lambda folder: scan(folder, "a", array=noise((7, 70, 7), dtype="uint64")),
+    ],
+    ids=["spaces and umlauts", "non-Latin", "scl_slope", "4-D of one", "tiny", "int8", "uint64"],
+)
+def test_unusual_but_sound_scan_is_segmented(folders, weights, make):
+    path = make(folders[0])
+    result = predict(folders, weights)
+    assert result.exit_code == 0, result.output
+    labels = label_of(folders, path.name.removesuffix("_hrT2.nii.gz"))
+    assert read_geometry(labels).same_place(read_geometry(path), tolerance=1e-6)
+
+
+def test_empty_folder_and_folder_without_scans_are_errors(folders, weights):
+    result = predict(folders, weights)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{folders[0]}: expected scans named {{case}}_hrT2.nii.gz, got an empty folder" in result.stderr
+    (folders[0] / "crossmoda_1_ceT1.nii.gz").touch()
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert "got 1 other entries (crossmoda_1_ceT1.nii.gz)" in result.stderr
+
+
+def test_input_that_is_not_there_is_an_error(folders, weights):
+    folders[0].rmdir()
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert (
+        f"{folders[0]}: expected a folder of scans, got: No such file or directory; name it with --input"
+        in result.stderr
+    )
+
+
+def test_missing_weights_are_an_error_before_any_work(folders, tmp_path):
+    scan(folders[0], "crossmoda_1")
+    result = predict(folders, tmp_path / "none")
+    assert result.exit_code == 1
+    assert f"{tmp_path}/none/vs.json: expected the card of the weights for VS" in result.stderr
+    assert os.listdir(folders[1]) == []
+
+
+def test_cuda_without_a_gpu_is_an_error(folders, weights):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    scan(folders[0], "crossmoda_1")
+    result = predict(folders, weights, "--device", "cuda")
+    assert result.exit_code == 1
+    assert "--device cuda: expected a GPU that torch can use, got none" in result.stderr
+
+
+def test_overlap_out_of_range_is_a_usage_error(folders, weights):
+    assert predict(folders, weights, "--overlap", "1").exit_code == 2
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mount a small file system over a folder; root may, others skip."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"cannot mount a file system: {done.stderr.decode().strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", folder], capture_output=True, check=False)
+
+
+def test_output_that_cannot_be_written_is_said_at_once(folders, weights, mounted):
+    scan(folders[0], "crossmoda_1")
+    folders = (folders[0], mounted("ro"))
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert f"{folders[1]}: expected a folder that this user can write to, got: Read-only file system" in result.stderr
+    assert "1/1" not in result.stderr
+
+
+def test_output_that_is_a_file_is_said_at_once(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    folders[1].write_text("")
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert f"{folders[1]}: expected a folder that this user can write to, got: File exists" in result.stderr
+
+
+def test_full_disk_keeps_what_was_written_and_leaves_no_half(folders, weights, mounted):
+    out = mounted("size=24k")
+    scan(folders[0], "crossmoda_1", array=noise((6, 8, 8)))
+    scan(folders[0], "crossmoda_2", array=noise((60, 60, 60)))
+    scan(folders[0], "crossmoda_3", array=noise((6, 8, 8)))
+    result = predict((folders[0], out), weights, "--save-probabilities")
+    assert result.exit_code == 1
+    assert "crossmoda_2: expected to write its files, got:" in result.stderr
+    assert "check space and permissions" in result.stderr
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == [
+        "crossmoda_1_Label.nii.gz",
+        "crossmoda_3_Label.nii.gz",
+    ]
+    assert not [path for path in out.rglob("*") if "crossmoda_2" in path.name]
+
+
+def test_probabilities_decide_the_labels(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    assert predict(folders, weights, "--save-probabilities").exit_code == 0
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(label_of(folders, "crossmoda_1"))))
+    vs, cochlea = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folders[1] / "probabilities" / f"crossmoda_1_{key}.nii.gz")))
+        for key in ("vs", "cochlea")
+    )
+    assert vs.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.where((vs <= 0.5) & (cochlea <= 0.5), 0, np.where(vs >= cochlea, 1, 2)))
+
+
+def test_a_batch_gives_what_single_runs_give(folders, weights, tmp_path):
+    for number in (1, 2):
+        scan(folders[0], f"crossmoda_{number}", array=noise((12, 30, 20), seed=number))
+        (tmp_path / f"in{number}").mkdir()
+        scan(tmp_path / f"in{number}", f"crossmoda_{number}", array=noise((12, 30, 20), seed=number))
+    assert predict(folders, weights).exit_code == 0
+    for number in (1, 2):
+        alone = (tmp_path / f"in{number}", tmp_path / f"out{number}")
+        assert predict(alone, weights).exit_code == 0
+        case = f"crossmoda_{number}"
+        assert label_of(alone, case).read_bytes() == label_of(folders, case).read_bytes()
+
+
+def test_skip_existing_does_only_what_is_missing(folders, weights):
+    for number in (1, 2, 3):
+        scan(folders[0], f"crossmoda_{number}")
+    assert predict(folders, weights).exit_code == 0
+    label_of(folders, "crossmoda_2").unlink()
+    # A label map on another grid is not this scan's: done again.
+    write_scan(label_of(folders, "crossmoda_3"), np.zeros((3, 3, 3), dtype="uint8"))
+    before = label_of(folders, "crossmoda_1").stat().st_mtime_ns
+    result = predict(folders, weights, "--skip-existing")
+    assert result.exit_code == 0
+    assert "crossmoda_1_Label.nii.gz is there" in result.stderr
+    assert label_of(folders, "crossmoda_1").stat().st_mtime_ns == before
+    assert read_geometry(label_of(folders, "crossmoda_3")).size_xyz == (16, 20, 12)
+    assert label_of(folders, "crossmoda_2").exists()
+
+
+def test_error_that_nobody_foresaw_loses_no_other_case(folders, weights, monkeypatch):
+    import pipeline.inference.submission
+
+    for number in (1, 2):
+        scan(folders[0], f"crossmoda_{number}")
+    segment = pipeline.inference.submission.segment_case
+    calls = []
+
+    def fails_first(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError("boom")
+        return segment(*arguments, **options)
+
+    monkeypatch.setattr(pipeline.inference.submission, "segment_case", fails_first)
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert "failed in a way that nobody foresaw (ZeroDivisionError: boom)" in result.stderr
+    assert "Traceback" in result.stderr
+    assert os.listdir(folders[1]) == ["crossmoda_2_Label.nii.gz"]
+
+
+def test_exhausted_memory_is_a_clear_error(folders, weights, monkeypatch):
+    import pipeline.inference.submission
+
+    def exhausted(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    scan(folders[0], "crossmoda_1")
+    monkeypatch.setattr(pipeline.inference.submission, "segment_case", exhausted)
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert "crossmoda_1_hrT2.nii.gz: expected to fit into memory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_keeps_finished_cases_and_nothing_of_the_one_in_work(folders, weights, number, exit_code):
+    scan(folders[0], "crossmoda_1")
+    # Large enough to be in work when the signal comes.
+    scan(folders[0], "crossmoda_2", array=noise((80, 160, 160)), spacing_mm=(0.5, 0.5, 1.5))
+    process = subprocess.Popen(command(folders, weights, "--overlap", "0.9"), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("1/2"):
+            break
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code
+    assert f"interrupted by {number.name}" in errors
+    assert os.listdir(folders[1]) == ["crossmoda_1_Label.nii.gz"]
+    assert read_geometry(label_of(folders, "crossmoda_1")).size_xyz == (16, 20, 12)
+
+
+def test_progress_bar_on_a_terminal(folders, weights):
+    import pty
+
+    scan(folders[0], "crossmoda_1")
+    terminal, far_end = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(command(folders, weights), stderr=far_end, stdout=subprocess.DEVNULL, env=environment)
+    os.close(far_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says so at the end of a pseudo-terminal
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    assert process.wait(timeout=60) == 0
+    assert b"segmenting" in shown
+    assert "━".encode() in shown
+    assert b"1/1" in shown

@@ -1,0 +1,294 @@
+"""A run goes on where it was left, whatever ended it, and refuses what does not fit."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from challenge.signals import Interrupted
+from pipeline.training import loops as training
+from pipeline.training import run as runs
+from pipeline.training.execution import PLAIN, Execution
+from pipeline.training.run import (
+    Display,
+    RunError,
+    RunPlan,
+    best_network,
+    finished_checkpoint,
+    network_of,
+    progress_of,
+    read_checkpoint,
+    stop_requests,
+    train_run,
+)
+from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
+PHASES = ("supervised", "adaptation")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "vs"
+    train_run(tiny_plan(), VOLUMES, folder, device=CPU)
+    return folder
+
+
+def run_until(folder: Path, *moments: str) -> list[int]:
+    """Run the tiny run in a process of its own for each moment; return how each ended."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.tiny_run", str(folder), *moments]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, timeout=300, check=True, capture_output=True, text=True)
+    return [int(line) for line in ended.stdout.split()]
+
+
+def tensors(content: Any, path: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, by where it stands."""
+    if isinstance(content, torch.Tensor):
+        return {path: content}
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return {name: t for key, value in items for name, t in tensors(value, f"{path}/{key}").items()}
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    for phase in PHASES:
+        ends = [finished_checkpoint(folder / phase) for folder in (one, other)]
+        first, second = map(tensors, ends)
+        assert list(first) == list(second)
+        assert len(first) > 300  # network, best, optimiser's two moments, random state
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+        progress = [progress_of(end) for end in ends]
+        for numbers in progress:
+            del numbers["seconds"]
+            for epoch in numbers["history"]:
+                del epoch["seconds"]
+        assert progress[0] == progress[1]
+
+
+def test_killed_at_three_moments_a_run_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    assert run_until(folder, "amid an epoch", "at a checkpoint's last byte") == [-9, -9]
+    # Phase 2's first checkpoint is all there, and has not yet taken its name.
+    assert (folder / "adaptation" / ".partial-checkpoint.pt").exists()
+    assert not (folder / "adaptation" / "checkpoint.pt").exists()
+    assert run_until(folder, "amid validation", "never") == [-9, 0]
+    assert_same_end(folder, whole)
+
+
+def test_sigterm_saves_amid_an_epoch_and_exits(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    for moment, phase, progress in (
+        ("asked amid an epoch", "supervised", (0, 1)),
+        ("asked amid validation", "adaptation", (1, 4)),
+    ):
+        with pytest.raises(Interrupted) as interrupted:
+            train_run(tiny_plan(), VOLUMES, folder, device=CPU, display=MOMENTS[moment])
+        assert interrupted.value.exit_code == 143
+        saved = progress_of(read_checkpoint(folder / phase / "checkpoint.pt"))
+        assert (saved["epoch"], saved["batches_done"]) == progress
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that no step comes before the schedule's is no mistake here
+        train_run(tiny_plan(), VOLUMES, folder, device=CPU)
+    assert_same_end(folder, whole)
+
+
+def test_workers_change_nothing_even_across_an_interruption(tmp_path: Path, whole: Path) -> None:
+    folder, ahead = tmp_path / "vs", Execution(workers=2)
+    with pytest.raises(Interrupted):
+        train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead, display=MOMENTS["asked amid an epoch"])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
+    train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead)
+    assert_same_end(folder, whole)
+
+
+def test_another_seed_ends_elsewhere(tmp_path: Path, whole: Path) -> None:
+    train_run(tiny_plan(phases=("supervised",), seed=1), VOLUMES, tmp_path / "vs", device=CPU)
+    first, second = (
+        tensors(finished_checkpoint(f / "supervised")["state"]["network"]) for f in (whole, tmp_path / "vs")
+    )
+    assert not torch.equal(first["/decoder.fullconv.weight"], second["/decoder.fullconv.weight"])
+
+
+def test_what_a_run_leaves_behind(whole: Path) -> None:
+    for phase in PHASES:
+        files = sorted(p.name for p in (whole / phase).iterdir())
+        assert files == ["checkpoint.pt", "curves.png", "history.csv", "settings.json", "slices.png"]
+        with (whole / phase / "history.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert {"loss", "cross_entropy", "dice", "validation_dice", "predicted_over_true_volume"} <= set(rows[0])
+        mean = (float(rows[0]["dice crossmoda_96"]) + float(rows[0]["dice crossmoda_97"])) / 2
+        assert float(rows[0]["validation_dice"]) == pytest.approx(mean, abs=1e-4)
+    record = json.loads((whole / "adaptation" / "settings.json").read_text())["record"]
+    assert record["departures"]["window"] == "16 instead of 128"
+    assert record["departures"]["split"] == "by hand, instead of the paper's ids"
+    assert record["departures"]["cases"] == (
+        "source training 2 instead of 95, source validation 2 instead of 10, target training 2 instead of 105"
+    )
+    summary = (whole / "summary.md").read_text()
+    assert "## Phase 1, supervised" in summary
+    assert "## Phase 2, adaptation" in summary
+    assert "| epochs | 2 of 2 |" in summary
+
+
+def test_phase_2_starts_from_phase_1_s_best(whole: Path) -> None:
+    # The first thing that phase 2 does to the network is a step of Adam, at most its rate for each weight.
+    checkpoint = finished_checkpoint(whole / "supervised")
+    best = network_of(checkpoint, best=True).state_dict()
+    assert torch.equal(best["decoder.fullconv.weight"], best_network(whole / "supervised").decoder.fullconv.weight)
+    adapted = network_of(finished_checkpoint(whole / "adaptation"), best=False).decoder.fullconv.weight
+    steps = 8 * RECIPE.adaptation_rate
+    assert 0 < (adapted - best["decoder.fullconv.weight"]).abs().max() <= 1.5 * steps
+
+
+def test_a_finished_run_is_not_trained_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "epoch_draws", lambda *_, **__: pytest.fail("trained again"))
+    before = {phase: (whole / phase / "checkpoint.pt").stat().st_mtime_ns for phase in PHASES}
+    assert train_run(tiny_plan(), VOLUMES, whole, device=CPU) == whole / "summary.md"
+    assert {phase: (whole / phase / "checkpoint.pt").stat().st_mtime_ns for phase in PHASES} == before
+
+
+def refused(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> str:
+    with pytest.raises(RunError) as error:
+        train_run(plan, VOLUMES, folder, device=CPU, execution=execution)
+    return str(error.value)
+
+
+def test_other_settings_are_refused_by_name(whole: Path) -> None:
+    longer = dataclasses.replace(RECIPE, epochs=3, mirror=False)
+    message = refused(tiny_plan(longer), whole)
+    assert "expected the settings that this run was begun with" in message
+    assert "got others: epochs was 2, is 3; mirror was True, is False; repeat them" in message
+    assert "seed was 0, is 1" in refused(tiny_plan(seed=1), whole)
+    plan = tiny_plan()
+    fewer = dataclasses.replace(plan.data, source_training=plan.data.source_training[:1])
+    assert "source_training differs in crossmoda_2" in refused(dataclasses.replace(plan, data=fewer), whole)
+    # What only phase 2 looks at does not matter to phase 1.
+    faster = tiny_plan(dataclasses.replace(RECIPE, adaptation_rate=0.5), phases=("supervised",))
+    train_run(faster, VOLUMES, whole, device=CPU)
+
+
+def test_a_run_from_before_precision_was_named_goes_on(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    shutil.copytree(whole, folder)
+    path = folder / "supervised" / "settings.json"
+    content = json.loads(path.read_text())
+    assert content["settings"].pop("precision") == "fp32"
+    del content["record"]["execution"]
+    path.write_text(json.dumps(content))
+    train_run(tiny_plan(phases=("supervised",)), VOLUMES, folder, device=CPU)
+    assert "got others: precision was fp32, is bf16" in refused(tiny_plan(), folder, Execution(precision="bf16"))
+
+
+def test_phase_2_waits_for_phase_1(tmp_path: Path) -> None:
+    assert "expected a checkpoint, got none; train this phase first" in refused(
+        tiny_plan(phases=("adaptation",)), tmp_path / "vs"
+    )
+
+
+def test_a_damaged_checkpoint_is_said_and_not_run(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    (folder / "supervised").mkdir(parents=True)
+    content = (whole / "supervised" / "checkpoint.pt").read_bytes()
+    (folder / "supervised" / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    assert "expected a checkpoint, got a damaged file" in refused(tiny_plan(), folder)
+    torch.save({"format": 99}, folder / "supervised" / "checkpoint.pt")
+    assert "expected a checkpoint of format 1, got 99" in refused(tiny_plan(), folder)
+
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, ("touch " + str(tmp_path / "harm"),)
+
+    torch.save({"format": 1, "state": Harmful()}, folder / "supervised" / "checkpoint.pt")
+    assert "expected a checkpoint, got a damaged file" in refused(tiny_plan(), folder)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "vs"
+    folder.mkdir()
+    with runs._locked(folder):
+        assert "got one that another process is training" in refused(tiny_plan(), folder)
+
+
+class NotANumber(Display):
+    """Makes the network's next output NaN once an epoch is finished."""
+
+    def epoch_finished(self, state: training.PhaseState) -> None:
+        with torch.no_grad():
+            state.network.decoder.fullconv.weight.fill_(float("nan"))
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    plan = tiny_plan(phases=("supervised",))
+    with pytest.raises(FloatingPointError, match=r"epoch 2, cases crossmoda_\d, crossmoda_\d: expected a finite loss"):
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=NotANumber())
+    checkpoint = read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt")
+    assert progress_of(checkpoint)["epoch"] == 1
+    assert all(t.isfinite().all() for t in network_of(checkpoint, best=False).state_dict().values())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+    calls = []
+
+    def full(path: Path, content: bytes) -> int:
+        calls.append(path.name)
+        if len(calls) == 2:
+            write(path, content[:100])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        train_run(tiny_plan(phases=("supervised",)), VOLUMES, tmp_path / "vs", device=CPU)
+    assert calls == [".partial-checkpoint.pt"] * 2
+    assert progress_of(read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt"))["epoch"] == 1
+    assert not list((tmp_path / "vs" / "supervised").glob(".partial*"))
+
+
+def test_a_long_epoch_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_SAVE_EVERY_S", -1.0)
+    saved: list[tuple[int, int]] = []
+    state_dict = training.PhaseState.state_dict
+    monkeypatch.setattr(
+        training.PhaseState,
+        "state_dict",
+        lambda self: (saved.append((self.epoch, self.batches_done)), state_dict(self))[1],
+    )
+    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    # After each of two batches, after each of two validation cases, and when the epoch is finished.
+    assert saved == [(0, 1), (0, 2), (0, 2), (0, 2), (1, 0)]
+
+
+def test_records_that_a_kill_prevented_are_written_by_the_next_start(tmp_path: Path) -> None:
+    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    records = [tmp_path / "vs" / "supervised" / name for name in ("history.csv", "curves.png")]
+    for record in records:
+        record.unlink()
+    train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
+    assert all(record.exists() for record in records)
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with stop_requests() as stop:
+        os.kill(os.getpid(), 15)
+        assert stop.signal_number == 15
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), 15)
