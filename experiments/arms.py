@@ -108,12 +108,12 @@ ARMS = (
 ORACLE = Arm("oracle", "oracle", "supervised")
 # What was tried to make phase 2 better, and `no_reversal`, which tells the adversary from the batches that it shares.
 VARIANTS = {
-    "no_reversal": "reversal_maximum = 0.0",
-    "weight_0.1": "reversal_maximum = 0.1",
-    "weight_3": "reversal_maximum = 3.0",
+    "no_reversal": "grl_weight_max = 0.0",
+    "weight_0.1": "grl_weight_max = 0.1",
+    "weight_3": "grl_weight_max = 3.0",
     "rate_4e-4": "adaptation_rate = 4e-4",
     "grid_1": "domain_grid = 1",
-    "tap_early": "domain_tap = 'early'",
+    "tap_early": "feature_layer = 'early'",
 }
 
 

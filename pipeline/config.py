@@ -60,11 +60,11 @@ class Ours:
     # Windows in one pass: from two on, torch takes oneDNN's kernels for the small, dilated convolutions.
     windows_per_pass: dict[Structure, int] = field(default_factory=lambda: {VS: 2, COCHLEA: 8})
     # Reversal weight: Ganin's ramp, times this; Ganin et al. is what the paper cites for the layer.
-    reversal_maximum: float = 1.0
+    grl_weight_max: float = 1.0
     # Before the first fully connected layer: flattening 128 x 16^3 features would need half a million inputs.
     domain_grid: int = 2
     # "the feature maps obtained by the encoder part": its output; "early" are those of stage 1.
-    domain_tap: str = "encoder"
+    feature_layer: str = "encoder"
     # Half of the source patches are centred in the structure, because most random patches hold none of it.
     structure_fraction: float = 0.5
     # An epoch takes every training volume once, with this many patches from each.

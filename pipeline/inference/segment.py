@@ -38,16 +38,26 @@ def segment_case(image: sitk.Image, segmenters: Sequence[Segmenter], *, overlap:
     volume, _ = normalise(array_from(resampled))
     probabilities: dict[Structure, NDArray[np.float32]] = {}
     for segmenter in segmenters:
-        probability = predict_volume(
-            volume,
-            segmenter,
-            segmenter.window,
-            overlap=overlap,
-            windows_per_pass=OURS.windows_per_pass[segmenter.structure],
-            device=segmenter.device,
-        )
+        probability = predict_structure(volume, segmenter, overlap=overlap)
         probabilities[segmenter.structure] = restore_probability(probability, resampled, image)
     return Segmentation(merge(probabilities), probabilities)
+
+
+def predict_structure(
+    volume: NDArray[np.float32], segmenter: Segmenter, *, overlap: float = OURS.overlap
+) -> NDArray[np.float32]:
+    """Predict a structure's probability in a normalised volume, both `(D, H, W)` float32, on the volume's 0.5 mm grid.
+
+    Inference, validation and the search all predict by this function.
+    """
+    return predict_volume(
+        volume,
+        segmenter,
+        segmenter.window,
+        overlap=overlap,
+        windows_per_pass=OURS.windows_per_pass[segmenter.structure],
+        device=segmenter.device,
+    )
 
 
 def restore_probability(

@@ -34,7 +34,7 @@ def reverse_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
     return _GradientReversal.apply(x, weight)
 
 
-def reversal_weight(progress: float, maximum: float = OURS.reversal_maximum) -> float:
+def reversal_weight(progress: float, maximum: float = OURS.grl_weight_max) -> float:
     """Return the gradient reversal's weight when a fraction `progress` of the adaptation is done: Ganin's ramp.
 
     It is `maximum * (2 / (1 + exp(-10 progress)) - 1)`: 0 at the start, 0.46 of the maximum after a tenth,

@@ -34,13 +34,13 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def share(self) -> slice:
+    def shard(self) -> slice:
         """Return which items are this rank's: every `size`-th, so of half and half every rank has half and half."""
         return slice(self.rank, None, self.size)
 
-    def whole(self, part: torch.Tensor, count: int) -> torch.Tensor:
+    def all_gather(self, part: torch.Tensor, count: int) -> torch.Tensor:
         """Gather the ranks' shares to the whole batch, shape `(count, ...)`; gradients flow back to this rank's."""
-        return part if self.size == 1 else _Whole.apply(part, self, count)
+        return part if self.size == 1 else _AllGather.apply(part, self, count)
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add up the ranks' arrays, which have one shape."""
@@ -50,7 +50,7 @@ class Ranks:
         distributed.all_reduce(total)
         return total.numpy()
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the ranks' largest number; none goes on before all have come here."""
         if self.size == 1:
             return number
@@ -59,13 +59,13 @@ class Ranks:
         return int(largest)
 
     @contextmanager
-    def first_goes_first(self) -> Iterator[None]:
+    def rank_zero_first(self) -> Iterator[None]:
         """Let the first rank do what is in the block before the others do it."""
         if not self.is_first:
-            self.largest(0)
+            self.all_reduce_max(0)
         yield
         if self.is_first:
-            self.largest(0)
+            self.all_reduce_max(0)
 
 
 ALONE = Ranks()
@@ -97,7 +97,7 @@ def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     distributed.destroy_process_group()  # not after an error, where the others may be gone
 
 
-class _Whole(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     """Gathering. As every rank computes the same loss of the whole, its own share of the gradient is at hand.
 
     Times the number of ranks, because DistributedDataParallel then takes their mean.
@@ -107,16 +107,16 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, part: torch.Tensor, ranks: Ranks, count: int) -> torch.Tensor:
         ctx.ranks = ranks
         whole = part.new_zeros((count, *part.shape[1:]))
-        whole[ranks.share] = part
+        whole[ranks.shard] = part
         distributed.all_reduce(whole)  # of zeros and one rank's values: exact, and shares may differ in length
         return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradients[0][ctx.ranks.share] * ctx.ranks.size, None, None
+        return gradients[0][ctx.ranks.shard] * ctx.ranks.size, None, None
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """The sum over the ranks, whose gradient is the sum of their gradients."""
 
     @staticmethod
@@ -141,7 +141,7 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
             return super().forward(x)
         wide, axes = x.double(), (0, 2, 3, 4)
         voxels = wide.new_full((1,), x.numel() // x.shape[1])
-        sums, squares, voxels = _Sum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), voxels])).split(
+        sums, squares, voxels = _AllReduceSum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), voxels])).split(
             [x.shape[1], x.shape[1], 1]
         )
         mean = sums / voxels

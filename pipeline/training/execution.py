@@ -103,9 +103,9 @@ class BatchForward:
         if ranks.size > 1:
             # Anew at every step: the ranks drop other channels, and a checkpoint need not hold their generators.
             torch.manual_seed(int(np.random.SeedSequence([self._seed, step, ranks.rank]).generate_state(1)[0]))
-        share = patches[ranks.share].to(self._device)
+        share = patches[ranks.shard].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._execution.precision == BF16):
             outputs = self._forward(share, *more)
         if isinstance(outputs, tuple):
-            return tuple(ranks.whole(output, len(patches)) for output in outputs)
-        return ranks.whole(outputs, len(patches))
+            return tuple(ranks.all_gather(output, len(patches)) for output in outputs)
+        return ranks.all_gather(outputs, len(patches))

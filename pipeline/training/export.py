@@ -180,7 +180,7 @@ def _schedule(phase: str, told: dict[str, Any]) -> str:
     rate = recipe["adaptation_rate" if phase == ADAPTATION else "supervised_rate"]
     steps = f"{told['epochs']} epochs, {told['steps']} steps"
     line = f"{_numbered(phase).replace('phase', 'phase ')}: {steps}, Adam, {rate:g}, cosine annealing"
-    return f"{line}, reversal weight by Ganin's ramp to {recipe['reversal_maximum']:g}" if phase == ADAPTATION else line
+    return f"{line}, reversal weight by Ganin's ramp to {recipe['grl_weight_max']:g}" if phase == ADAPTATION else line
 
 
 def _numbered(phase: str) -> str:

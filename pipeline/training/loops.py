@@ -22,7 +22,7 @@ from challenge.contract import Structure
 from evaluation.metrics import count_overlap, dice
 from pipeline.config import OURS, PAPER
 from pipeline.data.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
-from pipeline.inference.sliding_window import predict_volume
+from pipeline.inference.segment import predict_structure
 from pipeline.model.domain import DomainClassifier, reversal_weight
 from pipeline.model.enet import ENet3d
 from pipeline.model.losses import adaptation_loss, domain_loss, supervised_loss
@@ -31,16 +31,16 @@ from pipeline.runtime.distributed import ALONE, Ranks
 from pipeline.training.execution import PLAIN, BatchForward, Execution
 
 Batch = TypeVar("Batch")
-EARLY_TAP = "early"
-DOMAIN_TAPS = (OURS.domain_tap, EARLY_TAP)
+EARLY_LAYER = "early"
+FEATURE_LAYERS = (OURS.feature_layer, EARLY_LAYER)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a phase needs to know beside its data; `paper_recipe` gives the paper's.
 
-    `domain_tap` is where the adversary takes its features, one of `DOMAIN_TAPS`, and `domain_grid` the side of the grid
-    that it averages them onto. `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is
+    `feature_layer` is where the adversary takes its features, one of `FEATURE_LAYERS`, and `domain_grid` the side of
+    the grid that it averages them onto. `patches_per_volume` is for one epoch; `validate_every` counts epochs, and the last is
     always validated; `channels` are the network's, ENet's own by default.
     """
 
@@ -50,9 +50,9 @@ class Recipe:
     supervised_rate: float = PAPER.supervised_rate
     adaptation_rate: float = PAPER.adaptation_rate
     dice_weight: float = PAPER.dice_weight
-    reversal_maximum: float = OURS.reversal_maximum
+    grl_weight_max: float = OURS.grl_weight_max
     domain_grid: int = OURS.domain_grid
-    domain_tap: str = OURS.domain_tap
+    feature_layer: str = OURS.feature_layer
     patches_per_volume: int = OURS.patches_per_volume
     structure_fraction: float = OURS.structure_fraction
     overlap: float = OURS.overlap
@@ -260,19 +260,6 @@ class Watcher:
         """See the state after every epoch, which is the last of its history."""
 
 
-def predict_mask(volume: NDArray[np.float32], segmenter: Segmenter, overlap: float) -> NDArray[np.bool_]:
-    """Predict where a structure is likelier than not in a normalised volume, both `(D, H, W)`, at the volume's grid."""
-    probability = predict_volume(
-        volume,
-        segmenter,
-        segmenter.window,
-        overlap=overlap,
-        windows_per_pass=OURS.windows_per_pass[segmenter.structure],
-        device=segmenter.device,
-    )
-    return probability >= 0.5
-
-
 def validate(
     network: ENet3d,
     volumes: Sequence[TrainingVolume],
@@ -293,10 +280,10 @@ def validate(
     """
     segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
     table = np.zeros((len(volumes), 3))  # Dice, predicted voxels, true voxels
-    for volume, row in list(zip(volumes, table, strict=True))[ranks.share]:
+    for volume, row in list(zip(volumes, table, strict=True))[ranks.shard]:
         if volume.mask is None or not volume.mask.any():
             raise ValueError(f"{volume.case}: expected a mask with voxels to validate against, got none")
-        prediction = predict_mask(volume.volume, segmenter, recipe.overlap)
+        prediction = predict_structure(volume.volume, segmenter, overlap=recipe.overlap) >= 0.5
         overlap = count_overlap(volume.mask, prediction)
         row[:] = dice(overlap), overlap.prediction_voxels, overlap.reference_voxels
         watch(volume, prediction)
@@ -427,7 +414,7 @@ def train_adaptation(
     device = torch.device(device)
     torch.manual_seed(seed := int(rng.integers(2**31)))
     network = copy.deepcopy(network).to(device)
-    early = recipe.domain_tap == EARLY_TAP
+    early = recipe.feature_layer == EARLY_LAYER
     classifier = DomainClassifier(network.channels[1 if early else 2], recipe.domain_grid).to(device)
     unlabelled = [TrainingVolume(v.case, v.volume) for v in target]
     drawing: dict[str, Any] = {
@@ -461,7 +448,7 @@ def train_adaptation(
             n = len(batch.cases) // 2
             masks = torch.from_numpy(batch.masks[:n]).to(device)
             is_target = torch.arange(2 * n, device=device) >= n
-            weight = reversal_weight(min(state.steps_done / steps, 1.0), recipe.reversal_maximum)
+            weight = reversal_weight(min(state.steps_done / steps, 1.0), recipe.grl_weight_max)
 
             logits, domain_logits = forward(torch.from_numpy(batch.patches), weight, step=state.steps_done)
             supervised = supervised_loss(logits[:n], masks, recipe.dice_weight)

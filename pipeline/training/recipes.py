@@ -12,7 +12,7 @@ from typing import Any
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.model.enet import SIDE_MULTIPLE
-from pipeline.training.loops import DOMAIN_TAPS, Recipe, paper_recipe
+from pipeline.training.loops import FEATURE_LAYERS, Recipe, paper_recipe
 from pipeline.training.run import ADAPTATION, CONTROL, PHASES, SUPERVISED
 
 # For some 24 phantoms a domain of the preset `small`: minutes a phase, where the paper's counts take weeks.
@@ -137,9 +137,9 @@ def _check(recipe: Recipe, phase: str, path: Path | None) -> None:
         "supervised_rate": (0 < recipe.supervised_rate < float("inf"), "above 0"),
         "adaptation_rate": (0 < recipe.adaptation_rate < float("inf"), "above 0"),
         "dice_weight": (0 <= recipe.dice_weight < float("inf"), "0 or more"),
-        "reversal_maximum": (0 <= recipe.reversal_maximum < float("inf"), "0 or more"),
+        "grl_weight_max": (0 <= recipe.grl_weight_max < float("inf"), "0 or more"),
         "domain_grid": (recipe.domain_grid > 0, "at least 1"),
-        "domain_tap": (recipe.domain_tap in DOMAIN_TAPS, " or ".join(DOMAIN_TAPS)),
+        "feature_layer": (recipe.feature_layer in FEATURE_LAYERS, " or ".join(FEATURE_LAYERS)),
         "channels": (
             len(recipe.channels) == 3
             and all(c >= 4 and c % 4 == 0 for c in recipe.channels)

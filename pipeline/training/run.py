@@ -72,7 +72,7 @@ CHECKPOINT_FILE, SETTINGS_FILE, SLICES_FILE = "checkpoint.pt", "settings.json", 
 
 _SAVE_EVERY_S = 600.0
 _SLICES_SHOWN = 4
-ADAPTATION_ONLY = ("adaptation_rate", "reversal_maximum", "domain_grid", "domain_tap")
+ADAPTATION_ONLY = ("adaptation_rate", "grl_weight_max", "domain_grid", "feature_layer")
 _PAPERS_CASES = {
     part: last - first + 1
     for part, (first, last) in zip(
@@ -209,7 +209,7 @@ def train_run(
             # Each phase has its own stream, so that neither depends on how the other was interrupted.
             rng = np.random.default_rng([plan.seed, structure.label, ALL_PHASES.index(phase)])
             network = best_network(starts_from or folder / SUPERVISED) if phase != SUPERVISED else None
-            with ranks.first_goes_first():
+            with ranks.rank_zero_first():
                 _claim(
                     folder / phase,
                     _settings(plan, phase, network, execution),
@@ -313,7 +313,7 @@ class _Keeper(Watcher):
 
     def _asked_to_stop(self) -> int:
         """Return the signal that has asked any of the processes to stop, or 0; all get the same answer."""
-        return self._ranks.largest(self._stop.signal_number or 0)
+        return self._ranks.all_reduce_max(self._stop.signal_number or 0)
 
     def _save(self, state: PhaseState) -> None:
         if not self._ranks.is_first:

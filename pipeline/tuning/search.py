@@ -17,9 +17,10 @@ from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
 from pipeline.config import ADAPTATION_SPACE, PAPER, SUPERVISED_SPACE, Parameter
 from pipeline.data.sampling import TrainingVolume
+from pipeline.inference.segment import predict_structure
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
-from pipeline.training.loops import Recipe, predict_mask
+from pipeline.training.loops import Recipe
 from pipeline.training.recipes import RECIPES
 from pipeline.training.run import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network, weights_digest
 
@@ -171,7 +172,8 @@ def volume_agreement(
     segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
     agreements = []
     for volume in target:
-        predicted = float(np.count_nonzero(predict_mask(volume.volume, segmenter, recipe.overlap)))
+        probability = predict_structure(volume.volume, segmenter, overlap=recipe.overlap)
+        predicted = float(np.count_nonzero(probability >= 0.5))
         agreements.append(min(predicted, expected) / max(predicted, expected))
     return float(np.mean(agreements))
 

@@ -33,9 +33,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_alone_everything_is_the_identity() -> None:
     batch = torch.arange(4.0)
-    assert torch.equal(batch[ALONE.share], batch)
-    assert ALONE.whole(batch, 4) is batch
-    assert ALONE.largest(15) == 15
+    assert torch.equal(batch[ALONE.shard], batch)
+    assert ALONE.all_gather(batch, 4) is batch
+    assert ALONE.all_reduce_max(15) == 15
     assert ALONE.is_first
     with joined_ranks(CPU) as joined:
         assert joined == (ALONE, CPU)
@@ -43,8 +43,8 @@ def test_alone_everything_is_the_identity() -> None:
 
 def test_shares_are_half_and_half_and_may_be_empty() -> None:
     patches = ["s1", "s2", "s3", "s4", "t1", "t2", "t3", "t4"]
-    assert [patches[Ranks(r, 2).share] for r in (0, 1)] == [["s1", "s3", "t1", "t3"], ["s2", "s4", "t2", "t4"]]
-    assert [patches[:1][Ranks(r, 2).share] for r in (0, 1)] == [["s1"], []]
+    assert [patches[Ranks(r, 2).shard] for r in (0, 1)] == [["s1", "s3", "t1", "t3"], ["s2", "s4", "t2", "t4"]]
+    assert [patches[:1][Ranks(r, 2).shard] for r in (0, 1)] == [["s1"], []]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:

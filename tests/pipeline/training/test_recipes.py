@@ -78,7 +78,7 @@ def test_a_file_changes_what_it_names_the_narrower_table_counting(tmp_path: Path
         ("channels = 16", "channels: expected a list of whole numbers, got 16"),
         ("overlap = 1.0", "overlap: expected 0 to less than 1, got 1.0"),
         ("supervised_rate = nan", "supervised_rate: expected above 0, got nan"),
-        ("domain_tap = 'late'", "domain_tap: expected encoder or early, got late"),
+        ("feature_layer = 'late'", "feature_layer: expected encoder or early, got late"),
         ("domain_grid = 0", "domain_grid: expected at least 1, got 0"),
         ("epochs = 0", "epochs: expected at least 1, got 0"),
         ("epochs = ", "expected TOML, got damaged text"),

@@ -208,7 +208,7 @@ def test_volumes_agree_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         flat[: next(predicted)] = 1.0
         return flat.reshape(volume.shape)
 
-    monkeypatch.setattr(training, "predict_volume", predict)
+    monkeypatch.setattr("pipeline.inference.segment.predict_volume", predict)
     target = [*VOLUMES["target_training"], VOLUMES["target_training"][0]]
     agreement = volume_agreement(training.ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE, CPU)
     assert agreement == pytest.approx((1 + (expected // 2) / expected + 0) / 3)
