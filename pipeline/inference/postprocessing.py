@@ -1,0 +1,139 @@
+"""Post-processing: from the structures' probabilities to one label map, by rules that stand on the weights' cards.
+
+The paper has none of these: its weights' cards name no rule, and `merge` then gives each voxel to the likelier
+structure. What challenge teams found to help: components (docs/results.md has what each is worth here).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from challenge.contract import BACKGROUND, Structure
+from pipeline.data.components import Mask, fill_holes, largest_component, one_component_a_side
+
+THRESHOLD = 0.5
+# `never_empty` halves the threshold until something plausible appears, and gives up below this.
+_LOWEST_THRESHOLD = 0.5**10
+# Smaller than any structure's label on the phantoms or in the challenge's description, in mm3.
+_PLAUSIBLE_MM3 = 5.0
+# What `components` may say: keep every component, the largest, or the largest and another one far from it.
+EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
+COMPONENTS = (EVERY, LARGEST, ONE_A_SIDE)
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """One structure's rules; the defaults change nothing.
+
+    `components` is one of `COMPONENTS`. `flip_average` averages the prediction with that of the mirrored volume.
+    `never_empty` lowers the threshold until something appears, for challenges in which every case has the structure.
+    `keeps_contested` lets the smaller of two bodies keep the voxels that both structures claim.
+    """
+
+    components: str = EVERY
+    fill_holes: bool = False
+    flip_average: bool = False
+    never_empty: bool = False
+    keeps_contested: bool = False
+
+    def as_card(self) -> dict[str, Any]:
+        """Return the rules as a card holds them."""
+        return asdict(self)
+
+
+def rules_of(card: Mapping[str, Any]) -> PostProcessing:
+    """Return the rules that a card names; a card without any, such as the paper's, names those that change nothing.
+
+    Raises:
+        ValueError: an unknown rule, or a value of another type.
+    """
+    named = card.get("postprocessing", {})
+    known = {field.name: type(field.default) for field in fields(PostProcessing)}
+    for name, value in named.items() if isinstance(named, dict) else [("postprocessing", named)]:
+        if name not in known or type(value) is not known[name] or (name == "components" and value not in COMPONENTS):
+            raise ValueError(f"card: expected post-processing by {', '.join(known)}, got {name} = {value!r}")
+    return PostProcessing(**named)
+
+
+def decide(probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: Sequence[float]) -> Mask:
+    """Decide where one structure is, by its rules.
+
+    Args:
+        probability: float32 `(D, H, W)`, on any grid.
+        rules: the structure's.
+        spacing_mm: of the grid along `(z, y, x)`, in mm.
+
+    Returns:
+        A mask `(D, H, W)`, bool.
+    """
+    voxel_mm3 = float(np.prod(spacing_mm))
+    threshold = THRESHOLD
+    mask = _refined(probability > threshold, probability, rules, spacing_mm)
+    while rules.never_empty and mask.sum() * voxel_mm3 < _PLAUSIBLE_MM3 and threshold > _LOWEST_THRESHOLD:
+        threshold /= 2
+        mask = _refined(probability > threshold, probability, rules, spacing_mm)
+    return mask
+
+
+def _refined(mask: Mask, probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: Sequence[float]) -> Mask:
+    if rules.components == LARGEST:
+        mask = largest_component(mask, probability)
+    elif rules.components == ONE_A_SIDE:
+        mask = one_component_a_side(mask, spacing_mm, probability)
+    return fill_holes(mask) if rules.fill_holes else mask
+
+
+def merge(
+    probabilities: Mapping[Structure, NDArray[np.float32]],
+    rules: Mapping[Structure, PostProcessing] | None = None,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+) -> NDArray[np.uint8]:
+    """Merge the structures' probabilities `(D, H, W)` into one label map, uint8.
+
+    A structure claims the voxels where it is likelier than not, by its rules. Of a voxel that several claim the
+    likeliest gets it, and between equals the first. With `keeps_contested` it goes to the structure whose component
+    there is the smaller one: a network that paints over the other structure cannot take its voxels.
+
+    Args:
+        probabilities: float32, one shape.
+        rules: by structure; rules that change nothing by default.
+        spacing_mm: of the grid along `(z, y, x)`, in mm.
+
+    Raises:
+        ValueError: no structure, or shapes that differ.
+    """
+    shapes = {p.shape for p in probabilities.values()}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"probabilities to merge: expected one shape, got {sorted(shapes)}; restore them to one grid first"
+        )
+    rules = rules or {}
+    labels = np.full(shapes.pop(), BACKGROUND, dtype=np.uint8)
+    highest = np.full(labels.shape, THRESHOLD, dtype=np.float32)
+    claims = {s: decide(p, rules.get(s, PostProcessing()), spacing_mm) for s, p in probabilities.items()}
+    for structure, claim in claims.items():
+        probability = probabilities[structure]
+        wins = claim & ((probability > highest) | (labels == BACKGROUND))
+        labels[wins] = structure.label
+        highest[wins] = probability[wins]
+    contested = np.sum(list(claims.values()), axis=0) > 1
+    if contested.any() and any(rule.keeps_contested for rule in rules.values()):
+        _give_to_the_smaller(labels, contested, claims)
+    return labels
+
+
+def _give_to_the_smaller(labels: NDArray[np.uint8], contested: Mask, claims: Mapping[Structure, Mask]) -> None:
+    """Give contested voxels, in place, to the structure whose component at that voxel has the fewest voxels."""
+    smallest = np.full(int(contested.sum()), np.iinfo(np.int64).max)
+    owner = labels[contested]
+    for structure, claim in claims.items():
+        components, _ = ndimage.label(claim)
+        here = components[contested]
+        sizes = np.bincount(components.ravel())[here]
+        smaller = (here > 0) & (sizes < smallest)
+        smallest[smaller], owner[smaller] = sizes[smaller], structure.label
+    labels[contested] = owner
