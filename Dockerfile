@@ -48,16 +48,16 @@ RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
 
 # --- This project, apart from its packages: a change of the code makes a layer of a few megabytes. ---
 FROM packages AS project
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md pyproject.toml setup.py ./
 COPY challenge challenge
 COPY crossmoda_grl crossmoda_grl
 COPY evaluation evaluation
 COPY pipeline pipeline
+COPY weights weights
 RUN set -eu; \
     /opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python install \
         --no-deps --no-index --no-build-isolation --target /opt/app/code .; \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app/code
-COPY weights /opt/app/weights
 # Any user may read everything, whatever the modes were where the image is built.
 RUN chmod -R a+rX,go-w /opt/app
 
@@ -74,7 +74,6 @@ COPY --from=project /opt/app /opt/crossmoda-grl
 # MALLOC_*: glibc keeps large blocks instead of giving them back after each layer, which halves the time on a CPU.
 ENV PATH=/opt/crossmoda-grl/code/bin:/opt/crossmoda-grl/venv/bin:$PATH \
     PYTHONPATH=/opt/crossmoda-grl/code \
-    CROSSMODA_GRL_WEIGHTS=/opt/crossmoda-grl/weights \
     HOME=/tmp USER=crossmoda MPLCONFIGDIR=/tmp/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LANG=C.UTF-8 \
     MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864

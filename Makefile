@@ -23,7 +23,7 @@ $(VENV)/torch.stamp: requirements.lock
 	$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements.lock torch
 	touch $@
 
-$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml setup.py
 	$(PIP) install --quiet -c requirements.lock -e '.[segmentation,runner]'
 	touch $@
 
@@ -37,7 +37,7 @@ demo: $(VENV)/run.stamp
 	$(GRL) predict --input $(DEMO)/data/target_validation --output $(DEMO)/labels
 	$(GRL) picture --scans $(DEMO)/data/target_validation --labels $(DEMO)/labels \
 		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png \
-		--note "Phantoms, not patients. The shipped networks: weights/*.json"
+		--note "Phantoms, not patients. The shipped networks: weights/paper/*.json"
 	$(GRL) evaluate score --reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
 		--team crossmoda-grl --json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
 	$(GRL) evaluate report $(DEMO)/scores.json --out $(DEMO)/report.html \

@@ -199,7 +199,8 @@ print(all(os.access(p, os.R_OK) for p in code.rglob("*")), any(os.access(p, os.W
       if not p.is_symlink()))
 import pipeline.inference.cli
 print(pathlib.Path(pipeline.inference.cli.__cached__).exists())
-print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).glob("*.safetensors")))
+from pipeline.model.shipped import weights_folder
+print(sorted(p.name for p in weights_folder().glob("*.safetensors")))
 """
         container = engine.containers.run(image, ["-c", script], entrypoint="python", detach=True, **LOCKED_DOWN)
         code, log = finish(container)

@@ -28,7 +28,7 @@ INSIDE = {
     ],
     "pipeline.runtime": [["allocator", "devices", "distributed"]],
     "pipeline.data": [["cases", "patches", "dataset"], ["preprocessing", "sampling"], ["cache"]],
-    "pipeline.model": [["enet", "domain", "losses"], ["weights"]],
+    "pipeline.model": [["enet", "domain", "losses", "shipped"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [["sliding_window", "picture"], ["segment"], ["submission"], ["cli"]],
     "pipeline.adaptation": [["statistics"]],
