@@ -39,7 +39,7 @@ def normalised_volume(scan: Path, spacing_mm: float = PAPER.spacing_mm) -> NDArr
     Raises:
         CaseError: a file that cannot be used, as `pipeline.data.cases.read_scan`.
     """
-    return normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))[0]
+    return normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))
 
 
 def structure_mask(labels: Path, structure: Structure, spacing_mm: float = PAPER.spacing_mm) -> NDArray[np.bool_]:

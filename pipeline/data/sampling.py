@@ -8,15 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import OURS
-from pipeline.data.patches import Shape
-
-Scalar = TypeVar("Scalar", bound=np.generic)
+from pipeline.data.patches import Scalar, Shape, box_around, pad_to
 
 # How far a patch's centre may lie from the structure's voxel that it was drawn for, as a fraction of the patch's side:
 # that voxel stays in the patch's central half.
@@ -71,7 +69,7 @@ class PatchDraw(NamedTuple):
     mirrored: bool
 
 
-class Batch(NamedTuple):
+class PatchBatch(NamedTuple):
     """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False where the case has none), the cases."""
 
     patches: NDArray[np.float32]
@@ -111,29 +109,14 @@ def head_centre(volume: TrainingVolume, rng: np.random.Generator) -> Shape:
 def cut_patch(array: NDArray[Scalar], centre: Shape, window: int) -> NDArray[Scalar]:
     """Cut a cube of side `window` from an array `(D, H, W)`, as near to `centre` as the border allows.
 
-    ::
-
-        length 10, window 4        |0 1 2 3 4 5 6 7 8 9|
-        centre 5                          * * * *            starts at 5 - 4 / 2
-        centre 9                                * * * *      moved back inside, as sliding windows are
-        length 2, window 4           _ 0 1 _                 padded on both sides with 0, a normalised volume's mean
+    An array that is too small is padded on both sides with 0, a normalised volume's mean, as `predict` does it.
 
     Returns:
         A new array `(window, window, window)` of the same dtype.
     """
-    patch = np.zeros((window, window, window), dtype=array.dtype)
-    taken, placed = [], []
-    for length, middle in zip(array.shape, centre, strict=True):
-        if length >= window:
-            start = min(max(middle - window // 2, 0), length - window)
-            taken.append(slice(start, start + window))
-            placed.append(slice(0, window))
-        else:
-            before = (window - length) // 2
-            taken.append(slice(0, length))
-            placed.append(slice(before, before + length))
-    patch[tuple(placed)] = array[tuple(taken)]
-    return patch
+    depth, height, width = array.shape
+    part = array[box_around(centre, window, (depth, height, width)).slices].copy()
+    return pad_to(part, (window, window, window))[0]
 
 
 def epoch_draws(
@@ -191,7 +174,7 @@ def half_and_half(source: Iterator[list[PatchDraw]], target: Iterator[list[Patch
         yield [*of_source[:n], *of_target[:n]]
 
 
-def cut_batch(draws: Sequence[PatchDraw]) -> Batch:
+def cut_batch(draws: Sequence[PatchDraw]) -> PatchBatch:
     """Cut a batch's patches, and its masks, out of their volumes."""
     patches, masks = [], []
     for volume, centre, window, mirrored in draws:
@@ -202,10 +185,10 @@ def cut_batch(draws: Sequence[PatchDraw]) -> Batch:
             mask = np.zeros(patch.shape, dtype=np.bool_)
         patches.append(patch[..., ::-1] if mirrored else patch)
         masks.append(mask[..., ::-1] if mirrored else mask)
-    return Batch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
+    return PatchBatch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
 
 
-def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[Batch]:
+def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[PatchBatch]:
     """Cut batches in order; `workers` threads cut ahead, one batch each, while a step is computed.
 
     The draws are made here, in order, so that the same patches come out with any number of workers. Threads, because
@@ -219,7 +202,7 @@ def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[
         yield from map(cut_batch, draws)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="patches")
-    ahead: deque[Future[Batch]] = deque()
+    ahead: deque[Future[PatchBatch]] = deque()
     try:
         for drawn in draws:
             ahead.append(pool.submit(cut_batch, drawn))
