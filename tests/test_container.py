@@ -177,7 +177,7 @@ class TestPredict:
         write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz", np.random.default_rng(0).normal(60, 10, (96, 256, 256)))
         container = start(engine, image, folders)
         for line in container.logs(stream=True):
-            if line.startswith(b"1 scans"):
+            if line.startswith(b"1 scan in"):
                 break
         before = time.monotonic()
         container.stop(timeout=20)

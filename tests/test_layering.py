@@ -27,7 +27,7 @@ INSIDE = {
         ["cli"],
     ],
     "pipeline.runtime": [["allocator", "devices", "distributed"]],
-    "pipeline.data": [["cases", "patches", "dataset"], ["preprocessing", "sampling"], ["cache"]],
+    "pipeline.data": [["cases", "patches"], ["dataset", "preprocessing", "sampling"], ["cache"]],
     "pipeline.model": [["enet", "domain", "losses", "shipped"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [["sliding_window", "picture"], ["segment"], ["submission"], ["cli"]],

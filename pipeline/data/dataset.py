@@ -25,6 +25,7 @@ from challenge.contract import (
 )
 from challenge.nifti import CaseError, Geometry, read_geometry
 from pipeline.config import PAPER
+from pipeline.data.cases import counted
 
 PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
 SPLIT_PARTS = ("source_training", "source_validation", "target_training")
@@ -341,17 +342,13 @@ def _described(cases: Sequence[TrainingCase]) -> str:
     spacings = zip(*(c.geometry.spacing_mm for c in cases), strict=True)
     voxels = " x ".join(_range(axis, "d") for axis in sizes)
     spacing = " x ".join(_range(axis, ".3g") for axis in spacings)
-    return f"{_counted(len(cases), 'case')} ({which}), {voxels} voxels of {spacing} mm"
+    return f"{counted(len(cases), 'case')} ({which}), {voxels} voxels of {spacing} mm"
 
 
 def _range(values: Iterable[float], form: str) -> str:
     there = list(values)
     low, high = format(min(there), form), format(max(there), form)
     return low if low == high else f"{low}-{high}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _listed(names: Sequence[str]) -> str:

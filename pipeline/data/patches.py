@@ -1,4 +1,4 @@
-"""Boxes of voxels: how windows cover a volume, where a training patch lies, how a volume is divided and put together."""
+"""Boxes of voxels: sliding windows and training patches; a volume divided into windows and put together again."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
