@@ -1,4 +1,4 @@
-"""The packages, and the weights as package data; everything else is in pyproject.toml, which cannot say both."""
+"""The list of packages, and the folder weights/ as package data in `pipeline`; pyproject.toml cannot express both."""
 
 from setuptools import find_packages, setup
 

@@ -1,6 +1,6 @@
 """Cubic patches for training, drawn from whole volumes.
 
-Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes"; where they are centred is our choice.
+Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes". Where the patches lie is our choice.
 """
 
 from collections import deque
@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 from pipeline.config import OURS
 from pipeline.data.patches import Scalar, Shape, box_around, pad_to
 
-# How far a patch's centre may lie from the structure's voxel that it was drawn for, as a fraction of the patch's side:
-# that voxel stays in the patch's central half.
+# A patch's centre may lie this far from the chosen voxel of the structure, as a fraction of the patch's side. So the
+# voxel stays in the patch's central half.
 _JITTER = 0.25
-# Draws of a voxel in the head before all of them are listed: a few suffice unless nearly all of a scan is air.
+# After so many random voxels outside of the head, all voxels of the head are listed. That happens only if nearly the
+# whole scan is air.
 _DRAWS = 100
 
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """A case ready for training: normalised `volume` `(D, H, W)` float32, `mask` of one structure, bool, or None.
+    """A case ready for training: normalised `volume` `(D, H, W)` float32; `mask` of one structure, bool, or None.
 
     Raises:
-        ValueError: the mask has another shape or dtype.
+        ValueError: a wrong dtype or number of axes, or a mask of another shape.
     """
 
     case: str
@@ -36,7 +37,7 @@ class TrainingVolume:
     mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        """Check that volume and mask belong together."""
+        """Check the volume, and that the mask fits it."""
         if self.volume.ndim != 3 or self.volume.dtype != np.float32:
             got = f"{self.volume.ndim} axes of {self.volume.dtype}"
             raise ValueError(f"{self.case}: expected a volume (D, H, W) of float32, got {got}; normalise it first")
@@ -51,17 +52,17 @@ class TrainingVolume:
 
     @cached_property
     def mean(self) -> np.float32:
-        """Return the mean of all voxels; kept, because a volume may be mapped from disk."""
+        """Return the mean of all voxels; it is cached, because the volume may be mapped from disk."""
         return self.volume.mean()
 
     @cached_property
     def head_voxels(self) -> NDArray[np.intp]:
-        """List the voxels above the volume's mean as flat indices: our stand-in for the head, which is not air."""
+        """List the voxels above the volume's mean as flat indices: our approximation of the head."""
         return np.flatnonzero(self.volume > self.mean)
 
 
 class PatchDraw(NamedTuple):
-    """A patch that is drawn and not yet cut: a cube of side `window` round `centre` `(z, y, x)`, mirrored or not."""
+    """A patch that is drawn but not yet cut: a cube of side `window` around `centre` `(z, y, x)`, mirrored or not."""
 
     volume: TrainingVolume
     centre: Shape
@@ -70,7 +71,7 @@ class PatchDraw(NamedTuple):
 
 
 class PatchBatch(NamedTuple):
-    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False where the case has none), the cases."""
+    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False for a case without one), case names."""
 
     patches: NDArray[np.float32]
     masks: NDArray[np.bool_]
@@ -78,7 +79,7 @@ class PatchBatch(NamedTuple):
 
 
 def structure_centre(volume: TrainingVolume, window: int, rng: np.random.Generator) -> Shape:
-    """Draw a voxel `(z, y, x)` of the structure, shifted by up to a quarter of the window along each axis.
+    """Draw a voxel `(z, y, x)` of the structure, and shift it by up to a quarter of the window along each axis.
 
     Raises:
         ValueError: the case's mask is empty or missing.
@@ -93,9 +94,9 @@ def structure_centre(volume: TrainingVolume, window: int, rng: np.random.Generat
 
 
 def head_centre(volume: TrainingVolume, rng: np.random.Generator) -> Shape:
-    """Draw a voxel `(z, y, x)` anywhere in the head: above the volume's mean.
+    """Draw a voxel `(z, y, x)` anywhere in the head: one that is brighter than the volume's mean.
 
-    A threshold costs nothing and is enough: it need only keep most patches out of the air round the head.
+    This threshold is enough: its only purpose is to keep most patches out of the air around the head.
     """
     shape = volume.volume.shape
     for _ in range(_DRAWS):
@@ -129,20 +130,20 @@ def epoch_draws(
     structure_fraction: float = OURS.structure_fraction,
     mirror: bool = False,
 ) -> Iterator[list[PatchDraw]]:
-    """Draw one epoch's batches: every volume `patches_per_volume` times, in random order; the last may be smaller.
+    """Draw one epoch's batches: every volume `patches_per_volume` times, in random order.
 
-    The fraction `structure_fraction` is centred in the structure with some jitter, evenly spread over the batches: of a
-    half, every second patch. The others lie anywhere in the head, and so do all patches of volumes without a mask. The
-    same state of `rng` gives the same patches.
+    The last batch may be smaller. The fraction `structure_fraction` of the patches is centred in the structure, with
+    some jitter. They are spread evenly: for a fraction of one half, every second patch. The others lie anywhere in the
+    head, as do all patches of volumes without a mask. The same state of `rng` gives the same patches.
 
     Args:
         volumes: of one domain.
         window: side of the cubic patches, in voxels.
         batch_size: patches in a batch.
         rng: where every random draw comes from.
-        patches_per_volume: how many patches an epoch takes from each volume.
+        patches_per_volume: patches of each volume in an epoch.
         structure_fraction: 0 to 1.
-        mirror: flip each patch left to right with probability one half. Not in the paper, so off.
+        mirror: flip each patch left to right with probability one half; off by default, because the paper does not.
 
     Raises:
         ValueError: no volumes, a fraction out of range, or a mask without voxels.
@@ -165,17 +166,17 @@ def epoch_draws(
 
 
 def half_and_half(source: Iterator[list[PatchDraw]], target: Iterator[list[PatchDraw]]) -> Iterator[list[PatchDraw]]:
-    """Join the draws of two domains: source patches, then as many target patches, until either domain ends.
+    """Join the batches of two domains: source patches, then as many target patches, until one domain ends.
 
     Source: Section 3, "Each batch … is composed the same number of the samples from the source and target domains".
     """
     for of_source, of_target in zip(source, target, strict=False):
-        n = min(len(of_source), len(of_target))  # the same number, also in a domain's last batch
+        n = min(len(of_source), len(of_target))  # one domain's last batch may be smaller
         yield [*of_source[:n], *of_target[:n]]
 
 
 def cut_batch(draws: Sequence[PatchDraw]) -> PatchBatch:
-    """Cut a batch's patches, and its masks, out of their volumes."""
+    """Cut a batch's patches and masks out of their volumes."""
     patches, masks = [], []
     for volume, centre, window, mirrored in draws:
         patch = cut_patch(volume.volume, centre, window)
@@ -189,14 +190,14 @@ def cut_batch(draws: Sequence[PatchDraw]) -> PatchBatch:
 
 
 def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[PatchBatch]:
-    """Cut batches in order; `workers` threads cut ahead, one batch each, while a step is computed.
+    """Cut batches in order; `workers` threads cut the next ones, one batch each, while a step is computed.
 
-    The draws are made here, in order, so that the same patches come out with any number of workers. Threads, because
-    copying voxels and waiting for a disk leave Python's lock to others, and nothing passes through `/dev/shm`. The
-    threads end with the iterator, however that ends.
+    The patches are drawn in the calling thread, in order, so they are the same with any number of workers. Threads are
+    enough, because copying voxels and reading from disk release the GIL; and they need no `/dev/shm`. They end when the
+    iterator ends or is closed.
 
     Raises:
-        OSError, ValueError: what a draw or a cut raised, when its batch's turn comes.
+        OSError, ValueError: whatever drawing or cutting a batch raised; it is raised when that batch is due.
     """
     if not workers:
         yield from map(cut_batch, draws)

@@ -63,7 +63,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The outcome of one case: `error` is empty unless it failed; geometry and volumes are there if it was segmented."""
+    """The outcome of one case: `error` is empty unless it failed; geometry and volumes are set if it succeeded."""
 
     case: str = ""
     seconds: float = 0.0
