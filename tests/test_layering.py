@@ -20,7 +20,8 @@ PACKAGES = [
 INSIDE = {
     "challenge": [["contract", "files", "signals"], ["nifti"]],
     "evaluation": [
-        ["metrics", "outlines"],
+        ["nearest", "outlines"],
+        ["metrics"],
         ["scoring"],
         ["ranking", "figures"],
         ["report", "runner"],
