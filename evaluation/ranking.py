@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from challenge.contract import STRUCTURES, sorted_cases
-from evaluation.scoring import CohortScores
+from evaluation.cohort import CohortScores
 
 Values = NDArray[np.float64]
 Ranks = NDArray[np.int64]
 
-JSON_FORMAT = "crossmoda-grl ranking"
-JSON_VERSION = 1
+_JSON_FORMAT = "crossmoda-grl ranking"
+_JSON_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RankedMetric:
     higher_is_better: bool
 
 
-METRICS = tuple(
+RANKED_METRICS = tuple(
     RankedMetric(f"{structure.title}_{kind}", kind, structure.key, field, higher)
     for structure in STRUCTURES
     for kind, field, higher in (("Dice", "dice", True), ("ASSD", "assd_mm", False))
@@ -60,7 +60,7 @@ _EXACT_UP_TO = 50
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of several teams on the same cases: `values` float64 (cases, teams, `METRICS`).
+    """Scores of several teams on the same cases: `values` float64 (cases, teams, `RANKED_METRICS`).
 
     NaN where the reference gives nothing to compare with: for all teams alike, never for all metrics of a case.
     """
@@ -106,7 +106,7 @@ class Ranking:
     Attributes:
         teams: best first; teams of equal score by name.
         cases: in the order of `contract.sorted_cases`.
-        metric_ranks: float64 (cases, teams, `METRICS`), NaN where not scored.
+        metric_ranks: float64 (cases, teams, `RANKED_METRICS`), NaN where not scored.
         case_ranks: float64 (cases, teams), each case's cumulative rank.
         scores: float64 (teams), the final score.
         ranks: int64 (teams), the final rank.
@@ -146,7 +146,7 @@ def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
                     f"scores: expected each case once per team, got {result.case} of {cohort.team} again; "
                     "give each score file once"
                 )
-            found = (getattr(result.structures[metric.structure], metric.field) for metric in METRICS)
+            found = (getattr(result.structures[metric.structure], metric.field) for metric in RANKED_METRICS)
             cases[result.case] = [np.nan if value is None else value for value in found]
     teams, cases_of_all = sorted(scores), sorted_cases({case for cases in scores.values() for case in cases})
     if not teams or not cases_of_all:
@@ -177,7 +177,7 @@ def _refuse_partly_scored(values: Values, cases: Sequence[str], teams: Sequence[
     unscored = np.isnan(values)
     partly = unscored.any(axis=1) & ~unscored.all(axis=1)
     lines = [
-        f"{cases[case]} {METRICS[metric].column} is missing for "
+        f"{cases[case]} {RANKED_METRICS[metric].column} is missing for "
         f"{', '.join(team for team, out in zip(teams, unscored[case, :, metric], strict=True) if out)}"
         for case, metric in np.argwhere(partly)
     ]
@@ -209,20 +209,20 @@ def rank_teams(table: ScoreTable, rng: np.random.Generator, samples: int = 1000)
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}; give the number of bootstrap samples")
-    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in METRICS])
+    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in RANKED_METRICS])
     metric_ranks = np.where(np.isnan(table.values), np.nan, smaller_ranks(-table.values * better, axis=1))
     final = np.nanmean(metric_ranks, axis=2).mean(axis=0)
     order = sorted(range(len(table.teams)), key=lambda team: (final[team], table.teams[team]))
     values, metric_ranks = table.values[:, order], metric_ranks[:, order]
 
     case_ranks = {
-        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in METRICS]], axis=2)
+        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in RANKED_METRICS]], axis=2)
         for name, kinds in SUBSETS.items()
     }
     weights = _sample_weights(len(table.cases), samples, rng)
     subsets = {name: _bootstrap(ranks, weights) for name, ranks in case_ranks.items()}
     compared = {CUMULATIVE_RANK: case_ranks[CHALLENGE_SUBSET]} | {
-        metric.column: values[..., index] for index, metric in enumerate(METRICS)
+        metric.column: values[..., index] for index, metric in enumerate(RANKED_METRICS)
     }
     return Ranking(
         teams=tuple(table.teams[team] for team in order),
@@ -348,7 +348,7 @@ def holm(p_values: Values) -> Values:
     return corrected
 
 
-def to_json(ranking: Ranking) -> str:
+def ranking_to_json(ranking: Ranking) -> str:
     """Write a ranking as JSON: teams best first, ranks and scores by team, NaN as null."""
     teams = ranking.teams
 
@@ -356,8 +356,8 @@ def to_json(ranking: Ranking) -> str:
         return dict(zip(teams, values.tolist(), strict=True))
 
     document = {
-        "format": JSON_FORMAT,
-        "version": JSON_VERSION,
+        "format": _JSON_FORMAT,
+        "version": _JSON_VERSION,
         "teams": list(teams),
         "cases": list(ranking.cases),
         "scores": by_team(ranking.scores),
