@@ -16,7 +16,7 @@ import click
 from challenge.files import write_text
 from challenge.quantities import parse_bytes, parse_duration_s
 from challenge.signals import Interrupted, interruptible
-from evaluation.runner.errors import RunError
+from evaluation.runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from evaluation.cohort import CohortScores
@@ -286,7 +286,7 @@ def _run_errors() -> Iterator[None]:
             f"evaluate run: needs the package {missing.name}, which is not installed; "
             "install it with: pip install 'crossmoda-grl[runner]'"
         ) from missing
-    except RunError as error:
+    except RunnerError as error:
         raise click.ClickException(str(error)) from error
     except Interrupted as interrupted:
         click.echo(f"interrupted by {interrupted}; the container is removed", err=True)

@@ -229,7 +229,7 @@ def _scores_from(row: Mapping[str, str | None], structure: Structure, where: str
         status = Status(name)
     except ValueError as error:
         raise ValueError(
-            f"{where}: {structure.title}_{_STATUS}: expected one of {', '.join(Status)}, got {name!r}; mend the cell"
+            f"{where}: {structure.title}_{_STATUS}: expected one of {', '.join(Status)}, got {name!r}; fix the cell"
         ) from error
     for column, field in _CHALLENGE_FIELDS.items():
         if (values[field] is None) != status.unscored:
@@ -248,5 +248,5 @@ def _number(text: str | None, what: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {text!r}; mend the cell")
+        raise ValueError(f"{what}: expected a finite number, got {text!r}; fix the cell")
     return value

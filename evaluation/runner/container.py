@@ -19,7 +19,7 @@ from evaluation.runner.errors import (
     ExitError,
     ImageMissingError,
     OutOfMemoryError,
-    RunError,
+    RunnerError,
     StartError,
     TimeLimitError,
 )
@@ -96,7 +96,7 @@ def run_container(
     log = LogFollower(output.observer)
     memory = MemoryMonitor(engine)
     run = ContainerRun(cases)
-    failure: RunError | None
+    failure: RunnerError | None
     with _removed(engine, name):
         try:
             # No auto-removal: a container that removes itself can be gone before its exit code is read.
@@ -140,7 +140,7 @@ def _watch(
     output: OutputWatcher,
     log: LogFollower,
     memory: MemoryMonitor,
-) -> tuple[ContainerRun, RunError | None]:
+) -> tuple[ContainerRun, RunnerError | None]:
     """Watch a started container to its end. Return what it did, and its failure or None."""
     try:
         timed_out = _outlasts_limit(container, settings.timeout_s, output, memory)
@@ -179,7 +179,7 @@ def _outlasts_limit(container: "Container", timeout_s: float, output: OutputWatc
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
-def _failure_of(run: ContainerRun, settings: Settings, *, timed_out: bool, oom_killed: bool) -> RunError | None:
+def _failure_of(run: ContainerRun, settings: Settings, *, timed_out: bool, oom_killed: bool) -> RunnerError | None:
     subject = f"{settings.image} ({run.cases[0]})" if len(run.cases) == 1 else settings.image
     if timed_out:
         return TimeLimitError(

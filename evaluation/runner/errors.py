@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 
-class RunError(Exception):
+class RunnerError(Exception):
     """A submission could not be run to its end. `kind` names the reason; the message ends with the log's last lines."""
 
     kind: ClassVar[str] = "submission"
@@ -21,37 +21,37 @@ class RunError(Exception):
         return {"kind": self.kind, "message": self.reason}
 
 
-class EngineUnreachableError(RunError):
+class EngineUnreachableError(RunnerError):
     """No Docker engine answers."""
 
     kind = "engine"
 
 
-class ImageMissingError(RunError):
+class ImageMissingError(RunnerError):
     """The engine does not have the image."""
 
     kind = "image"
 
 
-class StartError(RunError):
+class StartError(RunnerError):
     """The container could not be made or started: no such command in it, no GPU on this machine."""
 
     kind = "start"
 
 
-class ExitError(RunError):
+class ExitError(RunnerError):
     """The container ended with an exit code other than 0."""
 
     kind = "exit"
 
 
-class OutOfMemoryError(RunError):
+class OutOfMemoryError(RunnerError):
     """The kernel killed the container at its memory limit."""
 
     kind = "memory"
 
 
-class TimeLimitError(RunError):
+class TimeLimitError(RunnerError):
     """The container was still running at its time limit and was killed."""
 
     kind = "timeout"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from challenge.files import written_whole
-from evaluation.runner.errors import RunError
+from evaluation.runner.errors import RunnerError
 
 _RECORD_VERSION = 1
 
@@ -49,7 +49,7 @@ class ContainerRun:
     exit_code: int | None = None
     peak_memory_bytes: int | None = None
     kernel_peak_memory_bytes: int | None = None
-    failure: RunError | None = None
+    failure: RunnerError | None = None
     log_tail: tuple[str, ...] = ()
 
 
@@ -84,7 +84,7 @@ class RunRecord:
     extra: tuple[str, ...]
 
     @property
-    def failures(self) -> list[RunError]:
+    def failures(self) -> list[RunnerError]:
         """The failures of the containers that failed."""
         return [run.failure for run in self.containers if run.failure]
 
@@ -96,7 +96,7 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as JSON, sizes in bytes, times in seconds."""
         document = {"format": "crossmoda-grl run", "version": _RECORD_VERSION, "succeeded": self.succeeded}
-        return json.dumps(document | asdict(self), indent=2, ensure_ascii=False, default=RunError.as_dict) + "\n"
+        return json.dumps(document | asdict(self), indent=2, ensure_ascii=False, default=RunnerError.as_dict) + "\n"
 
 
 def write_record(record: RunRecord, path: Path) -> None:
