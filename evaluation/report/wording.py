@@ -56,11 +56,11 @@ def remarks_of(case: CaseScores) -> str:
     for structure in STRUCTURES:
         titles.setdefault(case.structures[structure.key].status, []).append(structure.title)
     # `problem` says these in more detail.
-    told = (Status.MISSING, Status.REFUSED, Status.BAD_REFERENCE) if case.problem else ()
+    said_by_problem = (Status.MISSING, Status.REFUSED, Status.BAD_REFERENCE) if case.problem else ()
     parts = [
         f"{'' if len(names) == len(STRUCTURES) else ' and '.join(names) + ': '}{STATUS_TEXT[status]}"
         for status, names in titles.items()
-        if status in STATUS_TEXT and status not in told
+        if status in STATUS_TEXT and status not in said_by_problem
     ]
     return "; ".join([*parts, *filter(None, [case.problem]), *case.warnings])
 
