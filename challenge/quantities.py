@@ -29,6 +29,14 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: `1 case`, `2 cases`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number of things: `1 case`, `2 cases`, `2 batches`."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in seconds as a person does: `42 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

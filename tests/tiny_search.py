@@ -7,23 +7,22 @@ itself with SIGKILL amid its first trial, in the second epoch.
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import torch
 
-from pipeline.training.loops import PhaseState
+from pipeline.training.state import PhaseState
 from pipeline.tuning.search import SearchPlan
 from pipeline.tuning.study import SearchDisplay, Storage, open_study, storage_at, tune
-from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
+from tests.tiny_run import VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
-SEARCHED = replace(RECIPE, epochs=2, patches_per_volume=1)
+SEARCHED = {"epochs": 2, "patches_per_volume": 1}
 
 
 def search_plan(**changes: object) -> SearchPlan:
-    return SearchPlan(**{"run": tiny_plan(SEARCHED, phases=("supervised",)), "pruner": "none", **changes})
+    return SearchPlan(**{"run": tiny_plan(("supervised",), **SEARCHED), "pruner": "none", **changes})
 
 
 def search(

@@ -110,17 +110,18 @@ def tune(
     from pipeline.runtime.allocator import keep_large_blocks
     from pipeline.runtime.devices import DeviceError, pick_device
     from pipeline.training.export import structure_runs
-    from pipeline.training.recipes import ConfigError, chosen_recipes
-    from pipeline.training.run import ADAPTATION, SUPERVISED, RunError, RunPlan
+    from pipeline.training.named_recipes import ConfigError, chosen_recipes
+    from pipeline.training.phases import ADAPTATION, PHASES
+    from pipeline.training.settings import RunError, RunPlan
     from pipeline.tuning.display import TrialsDisplay
     from pipeline.tuning.report import write_study
     from pipeline.tuning.search import TARGET_VOLUME, SearchPlan
     from pipeline.tuning.study import StudyError, open_study, plots_of, rows_of, settings_of
     from pipeline.tuning.study import tune as run_trials
 
-    if (phase == ADAPTATION) != (start is not None):
+    if (phase == ADAPTATION.key) != (start is not None):
         raise click.UsageError("--from: expected with --phase adaptation, and only there; name phase 1's train --runs")
-    if criterion == TARGET_VOLUME and phase != ADAPTATION:
+    if criterion == TARGET_VOLUME and phase != ADAPTATION.key:
         raise click.UsageError("--criterion target-volume: expected --phase adaptation, which alone sees the target")
     keep_large_blocks()
     chosen = _STRUCTURES[structure]
@@ -128,12 +129,12 @@ def tune(
     folder = runs / name
     try:
         with interruptible():
-            recipes = chosen_recipes(recipe, chosen, phases=[phase], config=config, epochs=epochs)
+            recipes = chosen_recipes(recipe, chosen, phases=[PHASES[phase]], config=config, epochs=epochs)
             where = pick_device(device)
             found = find_training_data(
-                data, split_file=split_file, validation_cases=validation_cases, with_target=phase == ADAPTATION
+                data, split_file=split_file, validation_cases=validation_cases, with_target=phase == ADAPTATION.key
             )
-            starts_from = None if start is None else structure_runs(start).get(chosen, start / structure) / SUPERVISED
+            starts_from = None if start is None else structure_runs(start).get(chosen, start / structure) / "supervised"
             plan = SearchPlan(RunPlan(chosen, recipes, recipe, found, seed), criterion, pruner, starts_from)
             plan.settings()  # refused before the folder is made, where phase 1 has not ended
             kept_in = _storage(storage, folder, heartbeat)

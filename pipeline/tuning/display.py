@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from challenge.contract import Structure
+from challenge.quantities import format_duration
 from pipeline.config import Parameter
-from pipeline.training.loops import PhaseState
-from pipeline.training.report import duration
+from pipeline.data.sampling import TrainingVolume
+from pipeline.training.state import PhaseState
 from pipeline.tuning.search import COMPLETE, RUNNING, WAITING, TrialRow, remark_on
 from pipeline.tuning.study import SearchDisplay
 
@@ -29,7 +31,7 @@ def trials_table(rows: Sequence[TrialRow], space: Sequence[Parameter], *, most: 
             *(_value(row, parameter) for parameter in space),
             "" if row.epoch is None else str(row.epoch),
             "" if row.score is None else f"{row.score:.4f}",
-            "" if row.seconds is None else duration(row.seconds),
+            "" if row.seconds is None else format_duration(row.seconds),
             Text(remark_on(row, rows, space)),  # not markup: a failure's message may hold brackets
             style=_STYLES.get(row.state, ""),
         )
@@ -80,7 +82,7 @@ class TrialsDisplay(SearchDisplay):
         """Show a line that stays."""
         self._console.print(line, markup=False)
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+    def started(self, state: PhaseState) -> None:
         """Show how long the trial under way is."""
         self._under_way(state)
 
@@ -88,9 +90,9 @@ class TrialsDisplay(SearchDisplay):
         """Show the trial's epoch and loss."""
         self._under_way(state)
 
-    def validated(self, state: PhaseState, case: str) -> None:
-        """Show which validation case is done."""
-        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, validated {case}"
+    def validated(self, state: PhaseState, volume: TrainingVolume, prediction: NDArray[np.bool_]) -> None:
+        """Show which validation case is done; its prediction is bool `(D, H, W)`."""
+        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, validated {volume.case}"
         self._draw()
 
     def _under_way(self, state: PhaseState) -> None:
@@ -111,5 +113,5 @@ class TrialsDisplay(SearchDisplay):
         if row.epoch is not None and row.score is not None:
             parts.append(f"epoch {row.epoch}, score {row.score:.4f}")
         if row.seconds is not None:
-            parts.append(duration(row.seconds))
+            parts.append(format_duration(row.seconds))
         return ", ".join(filter(None, [f"trial {row.number} {row.state}", *parts, remark_on(row, rows, self._space)]))

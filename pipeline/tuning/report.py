@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from challenge.contract import STRUCTURES
 from challenge.files import written_whole
+from challenge.quantities import format_duration
 from pipeline.config import Parameter
 from pipeline.data.dataset import SPLIT_PARTS
-from pipeline.training.report import duration
 from pipeline.tuning.search import (
     BEST_FILE,
     COMPLETE,
@@ -142,7 +142,7 @@ def _page(name: str, settings: Mapping[str, Any], rows: Sequence[TrialRow], plot
         rows=rows,
         remark=remark_on,
         text=_text,
-        seconds=lambda row: "" if row.seconds is None else duration(row.seconds),
+        seconds=lambda row: "" if row.seconds is None else format_duration(row.seconds),
         plots=shown,
     )
 
@@ -153,7 +153,7 @@ def _facts(settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> dict[str, s
     parts = {part: settings[part] for part in SPLIT_PARTS if part in settings}
     return {
         "trials": ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none has ended",
-        "time of all trials": duration(float(np.sum(trained))),
+        "time of all trials": format_duration(float(np.sum(trained))),
         "criterion": f"{settings['criterion']} ({score_name(settings)})",
         "pruner": settings["pruner"],
         "recipe": f"{settings['recipe_name']}: " + ", ".join(f"{k} {v}" for k, v in settings["recipe"].items()),

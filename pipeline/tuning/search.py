@@ -20,11 +20,14 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.inference.segment import predict_structure
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
-from pipeline.training.loops import Recipe
-from pipeline.training.recipes import RECIPES
-from pipeline.training.run import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network, weights_digest
+from pipeline.training.checkpoint import best_network
+from pipeline.training.named_recipes import RECIPES
+from pipeline.training.phases import ADAPTATION, PHASES, SUPERVISED, Phase
+from pipeline.training.recipes import Recipe
+from pipeline.training.settings import RunPlan, weights_digest
 
-SPACES: Mapping[str, tuple[Parameter, ...]] = {SUPERVISED: SUPERVISED_SPACE, ADAPTATION: ADAPTATION_SPACE}
+# By the phase's key.
+SPACES: Mapping[str, tuple[Parameter, ...]] = {SUPERVISED.key: SUPERVISED_SPACE, ADAPTATION.key: ADAPTATION_SPACE}
 # The paper's objective: the best source validation Dice of the phase, by which training itself selects.
 SOURCE_DICE = "source-dice"
 # Beyond the paper, for phase 2: source Dice of the last epoch x `volume_agreement` on target scans, without a label.
@@ -48,7 +51,7 @@ class SearchPlan:
     starts_from: Path | None = None
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         """Return the one phase that is tuned."""
         (phase,) = self.run.phases
         return phase
@@ -56,7 +59,7 @@ class SearchPlan:
     @property
     def space(self) -> tuple[Parameter, ...]:
         """Return the parameters that are tuned."""
-        return SPACES[self.phase]
+        return SPACES[self.phase.key]
 
     def run_with(self, values: Mapping[str, float]) -> RunPlan:
         """Return the run of a trial: the plan's, with the trial's values in its recipe."""
@@ -70,23 +73,21 @@ class SearchPlan:
             RunError: the phase 1 to start from has not ended.
         """
         varied = {parameter.name for parameter in self.space}
-        left_out = {*varied, *(ADAPTATION_ONLY if self.phase == SUPERVISED else ("supervised_rate",))}
         recipe = asdict(self.run.recipes[self.phase])
         settings: dict[str, Any] = {
             "structure": self.run.structure.key,
-            "phase": self.phase,
+            "phase": self.phase.key,
             "criterion": self.criterion,
             "pruner": self.pruner,
             "space": {parameter.name: asdict(parameter) for parameter in self.space},
             "recipe_name": self.run.recipe_name,
-            "recipe": {name: value for name, value in recipe.items() if name not in left_out},
+            "recipe": {name: value for name, value in recipe.items() if name not in varied},
             "seed": self.run.seed,
             "spacing_mm": PAPER.spacing_mm,
         }
-        for part, cases in self.run.data.parts.items():
-            if self.phase == ADAPTATION or part != "target_training":
-                settings[part] = [case.case for case in cases]
-        if self.phase == ADAPTATION and self.starts_from is not None:
+        for part in self.phase.reads:
+            settings[part] = [case.case for case in self.run.data.parts[part]]
+        if self.starts_from is not None:
             settings["starts_from"] = weights_digest(best_network(self.starts_from))
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -187,13 +188,17 @@ def write_best(path: Path, row: TrialRow, settings: Mapping[str, Any], *, study:
         OSError: the file cannot be written.
     """
     structure, phase = settings["structure"], settings["phase"]
-    named = asdict(RECIPES[settings["recipe_name"]][_structure(structure), phase])
+    named = asdict(RECIPES[settings["recipe_name"]][_structure(structure)][PHASES[phase]])
     plain = json.loads(json.dumps(named))
+    everywhere = {parameter.name for parameter in space_of(settings) if parameter.of_all_phases}
     own = {name: value for name, value in settings["recipe"].items() if value != plain[name]}
     lines = [
         f"# Trial {row.number} of the study {study}: {settings['criterion']} {row.score:.4f}",
         f"# crossmoda-grl train --recipe {settings['recipe_name']} --config {path.name} ...",
-        *(f"{structure}.{name} = {value!r}" for name, value in row.values.items()),
+        *(
+            f"{structure if name in everywhere else f'{structure}.{phase}'}.{name} = {value!r}"
+            for name, value in row.values.items()
+        ),
     ]
     if own:
         lines.append("# What the trials' recipe changed beside; take these lines out to train by the recipe as named.")

@@ -35,12 +35,16 @@ from matplotlib.figure import Figure
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from challenge.contract import Structure
 from challenge.signals import Interrupted
 from pipeline.data.sampling import TrainingVolume
 from pipeline.runtime.devices import is_out_of_memory
-from pipeline.training.loops import Epoch, PhaseState
-from pipeline.training.run import CHECKPOINT_FILE, Display, StopRequest, differences, stop_requests, train_run
+from pipeline.training.checkpoint import CHECKPOINT_FILE
+from pipeline.training.history import Epoch
+from pipeline.training.listeners import Listener
+from pipeline.training.run import train_run
+from pipeline.training.settings import differences
+from pipeline.training.state import PhaseState
+from pipeline.training.stopping import StopRequest, stop_requests
 from pipeline.tuning.search import (
     COMPLETE,
     FAILED,
@@ -217,7 +221,7 @@ def _row(trial: FrozenTrial, retried_as: int | None) -> TrialRow:
     return TrialRow(trial.number, state, values, epoch, score, seconds, note)
 
 
-class SearchDisplay(Display):
+class SearchDisplay(Listener):
     """What a person sees of a search; this one shows nothing."""
 
     def show(self, rows: Sequence[TrialRow]) -> None:
@@ -352,7 +356,7 @@ class _Worker:
         trial.set_user_attr(_FAILURE, "")
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         folder = self._folder / "trials" / f"{_origin(frozen):04d}"
-        judge = _Judge(self._plan, self._study, trial, frozen.intermediate_values, self._volumes, self.display)
+        scorer = _TrialScorer(self._plan, self._study, trial, frozen.intermediate_values, self._volumes, self.display)
         self.display.show(rows_of(self._study))
         try:
             with self._failures(trial):
@@ -361,14 +365,14 @@ class _Worker:
                     self._volumes,
                     folder,
                     device=self._device,
-                    display=judge,
+                    listeners=[self.display, scorer],
                     starts_from=self._plan.starts_from,
                 )
         except (optuna.TrialPruned, _TrialFailed):
-            _keep_small(folder / self._plan.phase)
+            _keep_small(folder / self._plan.phase.key)
             raise
-        _keep_small(folder / self._plan.phase)
-        return judge.score()
+        _keep_small(folder / self._plan.phase.key)
+        return scorer.score()
 
     def put_back(self) -> None:
         """Queue the trial that was interrupted, with the turn held."""
@@ -398,7 +402,7 @@ class _Worker:
             raise _TrialFailed(reason)
 
 
-class _Judge(SearchDisplay):
+class _TrialScorer(Listener):
     """Scores a trial after every validated epoch, tells the study, and ends the trial where its pruner says so."""
 
     def __init__(
@@ -413,22 +417,14 @@ class _Judge(SearchDisplay):
         self._plan, self._study, self._trial, self._display = plan, study, trial, display
         self._scores, self._volumes = dict(known), volumes
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+    def started(self, state: PhaseState) -> None:
         # A process may have died between a checkpoint and its report.
         if state.history and not state.batches_done:
             self._report(state, state.history[-1])
-        self._display.phase_started(structure, phase, state)
-
-    def stepped(self, state: PhaseState) -> None:
-        self._display.stepped(state)
-
-    def validated(self, state: PhaseState, case: str) -> None:
-        self._display.validated(state, case)
 
     def epoch_finished(self, state: PhaseState) -> None:
         epoch = state.history[-1]
         self._report(state, epoch)
-        self._display.epoch_finished(state)
         if epoch.validation is not None:
             self._display.show(rows_of(self._study))
             if state.epoch < state.epochs and self._trial.should_prune():
