@@ -73,40 +73,17 @@ class Ours:
     statistics_patches: int = 4
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A hyper-parameter to tune: a field of a recipe, its range, whether on a log scale, and the paper's choice."""
-
-    name: str
-    low: float
-    high: float
-    log: bool
-    paper: float
-
-
 PAPER = Paper()
 OURS = Ours()
 
-# What is tuned in each phase: ranges and chosen values are the paper's. Ours: a log scale for the rates, because their
-# ranges span four and nine decades and a linear draw would hardly ever fall below a tenth of the upper end; and w_d in
-# phase 1, whose loss it weighs first and for which the source's Dice speaks. Phase 2 takes phase 1's w_d over.
-SUPERVISED_SPACE = (
-    Parameter("supervised_rate", *PAPER.supervised_rate_range, log=True, paper=PAPER.supervised_rate),
-    Parameter("dice_weight", *PAPER.dice_weight_range, log=False, paper=PAPER.dice_weight),
-)
-ADAPTATION_SPACE = (Parameter("adaptation_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),)
-
 __all__ = [
-    "ADAPTATION_SPACE",
     "COCHLEA",
     "OURS",
     "PAPER",
     "STRUCTURES",
-    "SUPERVISED_SPACE",
     "VS",
     "Ours",
     "Paper",
-    "Parameter",
     "Structure",
     "StructurePlan",
 ]

@@ -15,8 +15,14 @@ from challenge.signals import Interrupted
 from pipeline.config import PAPER
 from pipeline.training import loops as training
 from pipeline.training.recipes import RECIPES, chosen_recipes
-from pipeline.tuning.search import SPACES, TrialRow, best_row, paper_row, volume_agreement, write_best
-from pipeline.tuning.study import StudyError, load_study, open_study, plots_of, rows_of, settings_of, storage_at, tune
+from pipeline.tuning.criterion import volume_agreement
+from pipeline.tuning.plots import plots_of
+from pipeline.tuning.report import write_best
+from pipeline.tuning.spaces import SPACES
+from pipeline.tuning.storage import StudyError, storage_at
+from pipeline.tuning.study import load_study, open_study, rows_of, settings_of
+from pipeline.tuning.trials import TrialRow, best_row, paper_row
+from pipeline.tuning.worker import Worker
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 from tests.tiny_search import CPU, SEARCHED, Ender, search, search_plan
 
@@ -82,8 +88,8 @@ def test_interrupted_the_trial_is_queued_and_goes_on_from_its_checkpoint(tmp_pat
     assert interrupted.value.exit_code == 143
     rows = rows_of(load_study(storage_at(f"sqlite:///{tmp_path}/study.db"), "tiny"))
     assert [(row.number, row.state, row.note) for row in rows] == [
-        (0, "retried", "interrupted by SIGTERM; goes on as trial 1"),
-        (1, "waiting", "trial 0 anew"),
+        (0, "retried", "interrupted by SIGTERM; retried as trial 1"),
+        (1, "waiting", "retry of trial 0"),
     ]
     assert (tmp_path / "trials" / "0000" / "supervised" / "checkpoint.pt").exists()
     rows = rows_of(search(tmp_path, 3))
@@ -122,7 +128,7 @@ def test_a_pruned_trial_keeps_the_epochs_that_it_had(tmp_path: Path) -> None:
     plan, storage = search_plan(), storage_at(f"sqlite:///{tmp_path}/study.db")
     study = open_study(plan, storage, "tiny")
     study.pruner = optuna.pruners.ThresholdPruner(lower=2.0)  # no Dice is that high
-    tune(plan, study, storage, VOLUMES, tmp_path, trials=1, device=CPU)
+    Worker(plan, study, storage, VOLUMES, tmp_path, CPU).run(1)
     (row,) = rows_of(study)
     assert (row.state, row.epoch) == ("pruned", 1)
     folder = tmp_path / "trials" / "0000" / "supervised"
@@ -185,7 +191,7 @@ def test_the_best_trial_s_settings_are_what_train_takes(tmp_path: Path, name: st
     taken = chosen_recipes(name, VS, config=tmp_path / "best.toml")
     assert taken["supervised"] == plan.run_with(values).recipes["supervised"]
     # Phase 2 takes w_d over; nothing else.
-    assert taken["adaptation"] == replace(RECIPES[name][VS, "adaptation"], **values)
+    assert taken["adaptation"] == replace(RECIPES[name][VS, "adaptation"], dice_weight=0.3)
     # The files of two phases can be joined.
     other = search_plan(
         run=replace(tiny_plan(RECIPES[name][VS, "adaptation"], phases=("adaptation",)), recipe_name=name)
