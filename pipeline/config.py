@@ -7,10 +7,21 @@ from dataclasses import dataclass, field
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 
+# The parts of the data, as split files and settings name them.
+SPLIT_PARTS = SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = (
+    "source_training",
+    "source_validation",
+    "target_training",
+)
+# ENet halves a patch three times: sides are multiples of this.
+SIDE_MULTIPLE = 8
+# Where the adversary can take its features: the encoder's output, or its first stage's.
+FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
+
 
 @dataclass(frozen=True)
 class StructurePlan:
-    """What the paper sets apart for each structure: the cubic window's side in voxels, and the batch."""
+    """What the paper states for each structure: the side of the cubic window in voxels, and the batch size."""
 
     window: int
     batch_size: int
@@ -63,8 +74,8 @@ class Ours:
     grl_weight_max: float = 1.0
     # Before the first fully connected layer: flattening 128 x 16^3 features would need half a million inputs.
     domain_grid: int = 2
-    # "the feature maps obtained by the encoder part": its output; "early" are those of stage 1.
-    feature_layer: str = "encoder"
+    # "the feature maps obtained by the encoder part": its output. "early" takes those of stage 1.
+    feature_layer: str = ENCODER_LAYER
     # Half of the source patches are centred in the structure, because most random patches hold none of it.
     structure_fraction: float = 0.5
     # An epoch takes every training volume once, with this many patches from each.
@@ -78,9 +89,16 @@ OURS = Ours()
 
 __all__ = [
     "COCHLEA",
+    "EARLY_LAYER",
+    "FEATURE_LAYERS",
     "OURS",
     "PAPER",
+    "SIDE_MULTIPLE",
+    "SOURCE_TRAINING",
+    "SOURCE_VALIDATION",
+    "SPLIT_PARTS",
     "STRUCTURES",
+    "TARGET_TRAINING",
     "VS",
     "Ours",
     "Paper",

@@ -7,26 +7,25 @@ process kills itself with SIGKILL in the second epoch of its first trial.
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import torch
 
-from pipeline.training.loops import PhaseState
+from pipeline.training.state import PhaseState
 from pipeline.tuning.display import SearchDisplay
 from pipeline.tuning.plan import SearchPlan
 from pipeline.tuning.storage import Storage, storage_at
 from pipeline.tuning.study import open_study
 from pipeline.tuning.worker import Worker
-from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
+from tests.tiny_run import VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
-SEARCHED = replace(RECIPE, epochs=2, patches_per_volume=1)
+SEARCHED = {"epochs": 2, "patches_per_volume": 1}
 
 
 def search_plan(**changes: object) -> SearchPlan:
-    return SearchPlan(**{"run": tiny_plan(SEARCHED, phases=("supervised",)), "pruner": "none", **changes})
+    return SearchPlan(**{"run": tiny_plan(("supervised",), **SEARCHED), "pruner": "none", **changes})
 
 
 def search(

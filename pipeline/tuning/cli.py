@@ -12,26 +12,26 @@ import click
 from rich.console import Console
 
 from challenge.contract import STRUCTURES
-from challenge.signals import Interrupted, interruptible
-from pipeline.training.cli import settings_options
+from challenge.quantities import parse_duration_s
+from challenge.signals import interruptible
+from pipeline.config import TARGET_TRAINING
+from pipeline.training.cli import reported_errors, settings_options
+from pipeline.training.phases import PHASES
 from pipeline.tuning.options import CRITERIA, HEARTBEAT_S, MEDIAN, PRUNERS, SOURCE_DICE, SearchOptions
-from pipeline.tuning.spaces import SPACES
+from pipeline.tuning.spaces import SPACES, space_of
 
 _PATH = click.Path(path_type=Path)
 _PLAIN_WIDTH = 160
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 STORAGE_VARIABLE = "CROSSMODA_GRL_STORAGE"
 
 _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _duration_s(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value)
-    if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"expected a time such as 90s, 30m or 8h, got {value}")
-    return float(match[1]) * _SECONDS[match[2]]
+    try:
+        return None if value is None else parse_duration_s(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _study_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -83,33 +83,25 @@ def tune(**options: Any) -> None:
 
     Exit code: 0 when all trials are done, 1 when something is wrong, 130 or 143 when interrupted.
     """
-    from challenge.nifti import CaseError
-    from pipeline.data.dataset import DataError
-    from pipeline.runtime.devices import DeviceError
-    from pipeline.training.recipes import ConfigError
-    from pipeline.training.run import RunError
-    from pipeline.tuning.storage import StudyError
-    from pipeline.tuning.worker import run_search
+    search = _checked(SearchOptions(**options))
+    with reported_errors(search.runs), interruptible():
+        from pipeline.tuning.worker import run_search
 
-    asked = _checked(SearchOptions(**options))
-    try:
-        with interruptible():
-            for path in run_search(asked, _messages):
-                click.echo(path)
-    except (DataError, ConfigError, RunError, CaseError, DeviceError, StudyError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except Interrupted as interrupted:
-        _messages.print(f"interrupted by {interrupted}; the same command resumes the search")
-        sys.exit(interrupted.exit_code)
+        for path in run_search(search, _messages):
+            click.echo(path)
 
 
 def _checked(options: SearchOptions) -> SearchOptions:
-    adaptation = options.phase == "adaptation"
-    if adaptation != (options.start is not None):
-        raise click.UsageError("--from: expected with --phase adaptation, and only there; name phase 1's train --runs")
-    if CRITERIA[options.criterion].uses_target and not adaptation:
+    """Refuse options that do not fit the phase."""
+    starting = [key for key in SPACES if PHASES[key].starts_from]
+    if (options.phase in starting) != (options.start is not None):
         raise click.UsageError(
-            f"--criterion {options.criterion}: expected --phase adaptation, which alone sees the target"
+            f"--from: expected with --phase {' or '.join(starting)}, and only there; name phase 1's train --runs"
+        )
+    seeing = [key for key in SPACES if TARGET_TRAINING in PHASES[key].reads]
+    if CRITERIA[options.criterion].uses_target and options.phase not in seeing:
+        raise click.UsageError(
+            f"--criterion {options.criterion}: expected --phase {' or '.join(seeing)}, which reads the target"
         )
     return options
 
@@ -120,20 +112,17 @@ def _checked(options: SearchOptions) -> SearchOptions:
 @_storage_option
 def study(runs: Path, name: str, storage: str | None) -> None:
     """Show the trials of a study, during the search or after it: a table, and the files that tune writes."""
-    from pipeline.tuning.display import trials_table
-    from pipeline.tuning.report import write_study
-    from pipeline.tuning.spaces import space_of
-    from pipeline.tuning.storage import DEFAULT_URL, StudyError, storage_at
-    from pipeline.tuning.study import load_study, rows_of, settings_of
+    with reported_errors(runs):
+        from pipeline.tuning.display import trials_table
+        from pipeline.tuning.report import write_study
+        from pipeline.tuning.storage import DEFAULT_URL, storage_at
+        from pipeline.tuning.study import load_study, rows_of, settings_of
 
-    folder = runs / name
-    try:
+        folder = runs / name
         loaded = load_study(storage_at(storage or DEFAULT_URL.format(folder=folder)), name)
-        table = trials_table(rows_of(loaded), space_of(settings_of(loaded)))
         folder.mkdir(parents=True, exist_ok=True)
         written = write_study(folder, loaded)
-    except (StudyError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
-    for path in written:
-        _messages.print(str(path), markup=False)
+        table = trials_table(rows_of(loaded), space_of(settings_of(loaded)))
+        Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+        for path in written:
+            _messages.print(str(path), markup=False)

@@ -8,17 +8,20 @@ import optuna
 import torch
 
 from challenge.contract import Structure
+from pipeline.config import SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
 from pipeline.data.sampling import TrainingVolume
 from pipeline.inference.segment import predict_structure
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
-from pipeline.training.loops import Epoch, PhaseState, Recipe
-from pipeline.training.run import Display
+from pipeline.training.history import Epoch
+from pipeline.training.listeners import Listener
+from pipeline.training.recipes import Recipe
+from pipeline.training.state import PhaseState
 from pipeline.tuning.plan import SearchPlan
 
 
 @dataclass
-class Objective(Display):
+class Objective(Listener):
     """Scores a trial after every validated epoch, reports the score, and ends the trial if the pruner says so.
 
     `scores`, by epoch, are at first those that a retry inherits. `reported` is called after every report, before the
@@ -31,7 +34,7 @@ class Objective(Display):
     scores: dict[int, float]
     reported: Callable[[], None]
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+    def started(self, state: PhaseState) -> None:
         """Report the checkpoint's last epoch: the process may have died before it did."""
         if state.history and not state.batches_done:
             self._report(state, state.history[-1])
@@ -60,8 +63,8 @@ class Objective(Display):
         if self.plan.criterion.uses_target:
             score *= volume_agreement(
                 state.network,
-                self.volumes["source_training"],
-                self.volumes["target_training"][: len(self.volumes["source_validation"])],
+                self.volumes[SOURCE_TRAINING],
+                self.volumes[TARGET_TRAINING][: len(self.volumes[SOURCE_VALIDATION])],
                 self.plan.run.structure,
                 self.plan.run.recipes[self.plan.phase],
                 next(state.network.parameters()).device,

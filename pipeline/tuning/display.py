@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from challenge.contract import Structure
-from pipeline.training.loops import PhaseState
-from pipeline.training.report import duration
-from pipeline.training.run import Display
+from challenge.quantities import format_duration
+from pipeline.data.sampling import TrainingVolume
+from pipeline.training.listeners import Listener
+from pipeline.training.state import PhaseState
 from pipeline.tuning.spaces import Parameter
 from pipeline.tuning.trials import COMPLETE, RUNNING, WAITING, TrialRow, remark_on
 
@@ -29,7 +31,7 @@ def trials_table(rows: Sequence[TrialRow], space: Sequence[Parameter], *, most: 
             *(_value(row, parameter) for parameter in space),
             "" if row.epoch is None else str(row.epoch),
             "" if row.score is None else f"{row.score:.4f}",
-            "" if row.seconds is None else duration(row.seconds),
+            "" if row.seconds is None else format_duration(row.seconds),
             Text(remark_on(row, rows, space)),  # not markup: the message of a failure may contain brackets
             style=_STYLES.get(row.state, ""),
         )
@@ -41,7 +43,7 @@ def _value(row: TrialRow, parameter: Parameter) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-class SearchDisplay(Display):
+class SearchDisplay(Listener):
     """Shows a search; this base class shows nothing."""
 
     def show(self, rows: Sequence[TrialRow]) -> None:
@@ -90,7 +92,7 @@ class TrialsDisplay(SearchDisplay):
         """Show a line that stays."""
         self._console.print(line, markup=False)
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+    def started(self, state: PhaseState) -> None:
         """Show the length of the running trial."""
         self._show_progress(state)
 
@@ -98,9 +100,9 @@ class TrialsDisplay(SearchDisplay):
         """Show the epoch and loss of the running trial."""
         self._show_progress(state)
 
-    def validated(self, state: PhaseState, case: str) -> None:
-        """Show which validation case was just predicted."""
-        self._footer = f"epoch {state.epoch + 1}/{state.epochs}, validated {case}"
+    def validated(self, state: PhaseState, volume: TrainingVolume, prediction: NDArray[np.bool_]) -> None:
+        """Show which validation case was just predicted; the prediction, bool `(D, H, W)`, is not shown."""
+        self._footer = f"epoch {state.epoch + 1}/{state.epochs}, validated {volume.case}"
         self._draw()
 
     def _show_progress(self, state: PhaseState) -> None:
@@ -121,5 +123,5 @@ class TrialsDisplay(SearchDisplay):
         if row.epoch is not None and row.score is not None:
             parts.append(f"epoch {row.epoch}, score {row.score:.4f}")
         if row.seconds is not None:
-            parts.append(duration(row.seconds))
+            parts.append(format_duration(row.seconds))
         return ", ".join(filter(None, [f"trial {row.number} {row.state}", *parts, remark_on(row, rows, self._space)]))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.training.options import RunOptions
+
 
 def best_epoch_score(scores: Mapping[int, float]) -> float:
     """Return the highest score of the validated epochs, given by epoch number."""
@@ -42,13 +44,9 @@ HEARTBEAT_S = 20
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """The options of `tune`, under the names of the command's parameters."""
+class SearchOptions(RunOptions):
+    """The options of `tune`, under the names of the command's parameters: of a trial's run, and of the search."""
 
-    data: Path
-    runs: Path
-    structure: str
-    phase: str
     trials: int
     storage: str | None
     name: str | None
@@ -56,12 +54,4 @@ class SearchOptions:
     criterion: str
     pruner: str
     start: Path | None
-    epochs: int | None
-    recipe: str
-    config: Path | None
-    split_file: Path | None
-    validation_cases: int | None
-    device: str
-    cache: Path | None
-    seed: int
     heartbeat_s: int

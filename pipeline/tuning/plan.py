@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PAPER
-from pipeline.training.run import ADAPTATION, ADAPTATION_ONLY, SUPERVISED, RunPlan, best_network, weights_digest
+from pipeline.training.checkpoint import best_network
+from pipeline.training.phases import Phase
+from pipeline.training.settings import RunPlan, weights_digest
 from pipeline.tuning.options import MEDIAN, SOURCE_DICE, Criterion
 from pipeline.tuning.spaces import SPACES, Parameter
 
@@ -25,7 +27,7 @@ class SearchPlan:
     starts_from: Path | None = None
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         """Return the one phase that is tuned."""
         (phase,) = self.run.phases
         return phase
@@ -33,7 +35,7 @@ class SearchPlan:
     @property
     def space(self) -> tuple[Parameter, ...]:
         """Return the parameters that are tuned."""
-        return SPACES[self.phase]
+        return SPACES[self.phase.key]
 
     def run_with(self, values: Mapping[str, float]) -> RunPlan:
         """Return the run of a trial: the plan's run with the trial's values in its recipe."""
@@ -46,23 +48,20 @@ class SearchPlan:
         Raises:
             RunError: the phase to start from has not ended.
         """
-        varied = {parameter.name for parameter in self.space}
-        left_out = {*varied, *(ADAPTATION_ONLY if self.phase == SUPERVISED else ("supervised_rate",))}
+        space = {parameter.name: asdict(parameter) for parameter in self.space}
         recipe = asdict(self.run.recipes[self.phase])
         settings: dict[str, Any] = {
             "structure": self.run.structure.key,
-            "phase": self.phase,
+            "phase": self.phase.key,
             "criterion": self.criterion.key,
             "pruner": self.pruner,
-            "space": {parameter.name: asdict(parameter) for parameter in self.space},
+            "space": space,
             "recipe_name": self.run.recipe_name,
-            "recipe": {name: value for name, value in recipe.items() if name not in left_out},
+            "recipe": {name: value for name, value in recipe.items() if name not in space},
             "seed": self.run.seed,
             "spacing_mm": PAPER.spacing_mm,
+            **{part: [case.case for case in self.run.data.parts[part]] for part in self.phase.reads},
         }
-        for part, cases in self.run.data.parts.items():
-            if self.phase == ADAPTATION or part != "target_training":
-                settings[part] = [case.case for case in cases]
         if self.starts_from is not None:
             settings["starts_from"] = weights_digest(best_network(self.starts_from))
         plain: dict[str, Any] = json.loads(json.dumps(settings))

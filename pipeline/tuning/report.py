@@ -21,9 +21,10 @@ from markupsafe import Markup
 
 from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
-from pipeline.data.dataset import SPLIT_PARTS
-from pipeline.training.recipes import RECIPES
-from pipeline.training.report import duration
+from challenge.quantities import format_duration
+from pipeline.config import SPLIT_PARTS
+from pipeline.training.named_recipes import RECIPES
+from pipeline.training.phases import PHASES
 from pipeline.tuning.options import CRITERIA
 from pipeline.tuning.plots import Plot, plots_of
 from pipeline.tuning.spaces import Parameter, space_of
@@ -71,7 +72,7 @@ def write_best(path: Path, row: TrialRow, settings: Mapping[str, Any], *, study:
         OSError: the file cannot be written.
     """
     structure, phase = settings["structure"], settings["phase"]
-    named = json.loads(json.dumps(asdict(RECIPES[settings["recipe_name"]][_structure(structure), phase])))
+    named = json.loads(json.dumps(asdict(RECIPES[settings["recipe_name"]][_structure(structure)][PHASES[phase]])))
     changed = {name: value for name, value in settings["recipe"].items() if value != named[name]}
     tables = {p.name: structure if p.of_all_phases else f"{structure}.{phase}" for p in space_of(settings)}
     lines = [
@@ -125,7 +126,7 @@ def _page(name: str, settings: Mapping[str, Any], rows: Sequence[TrialRow], plot
         rows=rows,
         remark=remark_on,
         text=lambda value: "" if value is None else f"{value:.4g}",
-        seconds=lambda row: "" if row.seconds is None else duration(row.seconds),
+        seconds=lambda row: "" if row.seconds is None else format_duration(row.seconds),
         plots=shown,
     )
 
@@ -136,7 +137,7 @@ def _facts(settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> dict[str, s
     parts = {part: settings[part] for part in SPLIT_PARTS if part in settings}
     return {
         "trials": ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none has ended",
-        "time of all trials": duration(float(np.sum(trained))),
+        "time of all trials": format_duration(float(np.sum(trained))),
         "criterion": f"{settings['criterion']} ({CRITERIA[settings['criterion']].score_name})",
         "pruner": settings["pruner"],
         "recipe": f"{settings['recipe_name']}: " + ", ".join(f"{k} {v}" for k, v in settings["recipe"].items()),

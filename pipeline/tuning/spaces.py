@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PAPER
+from pipeline.training.phases import ADAPTATION, SUPERVISED
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Parameter:
     of_all_phases: bool = False
 
 
-# A phase can be tuned if it has an entry here. Ranges and chosen values are the paper's (Section 3). Ours: the
-# logarithmic scale, because the rates' ranges span four and nine decades and a linear draw would hardly ever fall below
-# a tenth of the upper end; and that w_d is tuned in phase 1, where it weighs most of the loss and the source's Dice
-# can judge it. Phase 2 uses the w_d found in phase 1.
+# By phase key; a phase can be tuned if it has an entry here. Ranges and chosen values are the paper's (Section 3).
+# Ours: the logarithmic scale, because the rates' ranges span four and nine decades and a linear draw would hardly ever
+# fall below a tenth of the upper end; and that w_d is tuned in phase 1, where it weighs most of the loss and the
+# source's Dice can judge it. Phase 2 uses the w_d found in phase 1.
 SPACES: Mapping[str, tuple[Parameter, ...]] = {
-    "supervised": (
-        Parameter("supervised_rate", *PAPER.supervised_rate_range, log=True, paper=PAPER.supervised_rate),
+    SUPERVISED.key: (
+        Parameter("learning_rate", *PAPER.supervised_rate_range, log=True, paper=PAPER.supervised_rate),
         Parameter("dice_weight", *PAPER.dice_weight_range, log=False, paper=PAPER.dice_weight, of_all_phases=True),
     ),
-    "adaptation": (Parameter("adaptation_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),),
+    ADAPTATION.key: (Parameter("learning_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),),
 }
 
 

@@ -28,7 +28,7 @@ _MISSED_HEARTBEATS, _MOST_RETRIES = 3, 3
 _SERVER = {"connect_timeout": 10, "client_encoding": "utf8"}
 
 
-class StudyError(Exception):
+class StudyError(ValueError):
     """A study or its storage that cannot be used: expected, got, next step."""
 
 

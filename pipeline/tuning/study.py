@@ -12,8 +12,8 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.training.loops import Recipe
-from pipeline.training.run import differences
+from pipeline.training.recipes import Recipe
+from pipeline.training.settings import differences
 from pipeline.tuning.options import HALVING, MEDIAN, NO_PRUNING
 from pipeline.tuning.plan import SearchPlan
 from pipeline.tuning.spaces import SPACES

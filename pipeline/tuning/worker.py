@@ -28,26 +28,18 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
 from rich.console import Console
 
-from challenge.contract import STRUCTURES
 from challenge.signals import Interrupted
 from pipeline.data.cache import cached_volumes
-from pipeline.data.dataset import find_training_data
 from pipeline.data.sampling import TrainingVolume
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.runtime.devices import is_out_of_memory, pick_device
-from pipeline.training.display import Displays
+from pipeline.training.checkpoint import CHECKPOINT_FILE
 from pipeline.training.export import structure_runs
-from pipeline.training.recipes import chosen_recipes
-from pipeline.training.run import (
-    ADAPTATION,
-    CHECKPOINT_FILE,
-    SLICES_FILE,
-    SUPERVISED,
-    RunPlan,
-    StopRequest,
-    stop_requests,
-    train_run,
-)
+from pipeline.training.phases import PHASES
+from pipeline.training.records import SLICES_FILE
+from pipeline.training.run import train_run
+from pipeline.training.session import plan_runs
+from pipeline.training.stopping import StopRequest, stop_requests
 from pipeline.tuning.criterion import Objective
 from pipeline.tuning.display import SearchDisplay, TrialsDisplay
 from pipeline.tuning.options import CRITERIA, SearchOptions
@@ -70,23 +62,16 @@ def run_search(options: SearchOptions, console: Console) -> list[Path]:
         OSError: a file cannot be written, a full disk included.
     """
     keep_large_blocks()
-    structure = next(structure for structure in STRUCTURES if structure.key == options.structure)
-    name = options.name or f"{options.structure}-{options.phase}"
-    folder, start = options.runs / name, options.start
-    recipes = chosen_recipes(
-        options.recipe, structure, phases=[options.phase], config=options.config, epochs=options.epochs
-    )
     device = pick_device(options.device)
-    data = find_training_data(
-        options.data,
-        split_file=options.split_file,
-        validation_cases=options.validation_cases,
-        with_target=options.phase == ADAPTATION,
-    )
-    starts_from = start and structure_runs(start).get(structure, start / structure.key) / SUPERVISED
-    run = RunPlan(structure, recipes, options.recipe, data, options.seed)
+    (run,) = plan_runs(options)
+    structure, data, start = run.structure, run.data, PHASES[options.phase].starts_from
+    starts_from = None
+    if options.start and start:
+        starts_from = structure_runs(options.start).get(structure, options.start / structure.key) / start
     plan = SearchPlan(run, CRITERIA[options.criterion], options.pruner, starts_from)
     plan.settings()  # raises here, before the folder is made, if phase 1 has not ended
+    name = options.name or f"{options.structure}-{options.phase}"
+    folder = options.runs / name
     storage = storage_at(options.storage or DEFAULT_URL.format(folder=folder), options.heartbeat_s)
     folder.mkdir(parents=True, exist_ok=True)
     study = open_study(plan, storage, name)
@@ -202,13 +187,13 @@ class Worker:
                     self.volumes,
                     folder,
                     device=self.device,
-                    display=Displays(self.display, objective),
+                    listeners=[self.display, objective],
                     starts_from=self.plan.starts_from,
                 )
         except (optuna.TrialPruned, _TrialFailed):
-            _delete_large_files(folder / self.plan.phase)
+            _delete_large_files(folder / self.plan.phase.key)
             raise
-        _delete_large_files(folder / self.plan.phase)
+        _delete_large_files(folder / self.plan.phase.key)
         return objective.score()
 
     def _queue_again(self, number: int) -> None:

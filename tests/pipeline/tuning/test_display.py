@@ -8,8 +8,8 @@ from pipeline.tuning.display import TrialsDisplay
 from pipeline.tuning.spaces import SPACES
 from pipeline.tuning.trials import TrialRow
 
-PAPERS_POINT = {"supervised_rate": 1e-3, "dice_weight": 3.4}
-OTHER = {"supervised_rate": 0.0123, "dice_weight": 0.5}
+PAPERS_POINT = {"learning_rate": 1e-3, "dice_weight": 3.4}
+OTHER = {"learning_rate": 0.0123, "dice_weight": 0.5}
 DONE = TrialRow(0, "complete", PAPERS_POINT, 6, 0.25, 9.0)
 
 
@@ -22,10 +22,10 @@ def test_elsewhere_than_on_a_terminal_a_line_for_whatever_happens() -> None:
         display.show([TrialRow(0, "running", PAPERS_POINT, 3, 0.125)])
         display.show([DONE, TrialRow(1, "failed", OTHER, None, None, 2.0, "out of memory: [enforce fail]")])
     assert text.getvalue().splitlines() == [
-        "trial 0 running, supervised_rate 0.001, dice_weight 3.4, the paper's point",
-        "trial 0 running, supervised_rate 0.001, dice_weight 3.4, epoch 3, score 0.1250, the paper's point",
-        "trial 0 complete, supervised_rate 0.001, dice_weight 3.4, epoch 6, score 0.2500, 9 s, best, the paper's point",
-        "trial 1 failed, supervised_rate 0.0123, dice_weight 0.5, 2 s, out of memory: [enforce fail]",
+        "trial 0 running, learning_rate 0.001, dice_weight 3.4, the paper's point",
+        "trial 0 running, learning_rate 0.001, dice_weight 3.4, epoch 3, score 0.1250, the paper's point",
+        "trial 0 complete, learning_rate 0.001, dice_weight 3.4, epoch 6, score 0.2500, 9 s, best, the paper's point",
+        "trial 1 failed, learning_rate 0.0123, dice_weight 0.5, 2 s, out of memory: [enforce fail]",
     ]
 
 

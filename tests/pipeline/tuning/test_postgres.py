@@ -48,7 +48,7 @@ def test_two_processes_share_the_trials_and_one_is_killed_amid_its_own(server: s
     complete = [row for row in rows if row.state == "complete"]
     assert len(complete) == len(rows) - 1 == TRIALS
     assert len({tuple(row.values.values()) for row in complete}) == TRIALS
-    assert [row.values for row in rows if row.number == 0] == [{"supervised_rate": 1e-3, "dice_weight": 3.4}]
+    assert [row.values for row in rows if row.number == 0] == [{"learning_rate": 1e-3, "dice_weight": 3.4}]
     # The folder of the trial is one, whoever was at it, and small.
     folders = sorted((tmp_path / "runs" / "trials").iterdir())
     assert len(folders) == TRIALS
