@@ -55,7 +55,15 @@ INSIDE = {
         ["recipes", "export", "display", "tensorboard"],
         ["cli"],
     ],
-    "pipeline.tuning": [["search"], ["study"], ["display", "report"], ["cli"]],
+    "pipeline.tuning": [
+        ["spaces", "options"],
+        ["plan", "trials", "storage"],
+        ["criterion", "study", "display"],
+        ["plots"],
+        ["report"],
+        ["worker"],
+        ["cli"],
+    ],
     "crossmoda_grl": [["reproduction"], ["__main__"]],
 }
 # What the participant's side may use of the organiser's.
