@@ -3,7 +3,7 @@
     python benchmarks/training_step.py                      one step after a first one, three pairs of runs
     python benchmarks/training_step.py --steps 3 --pairs 5
 
-Ours is `pipeline.training.loops` as `train` runs it, its patches cut from volumes. The plain loop does the same
+Ours is `pipeline.training` as `train` runs it, its patches cut from volumes. The plain loop does the same
 mathematics as a textbook writes it, on patches that lie ready: the same network, MONAI's DiceCELoss, Adam, the default
 allocator.
 Every run is a process of its own, ours and the plain one in turn, so that each has its own allocator and its own peak
@@ -31,20 +31,22 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.model.domain import DomainClassifier
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.allocator import keep_large_blocks
-from pipeline.training.loops import PhaseState, Watcher, paper_recipe, train_adaptation, train_supervised
+from pipeline.training.listeners import Listener
+from pipeline.training.phases import ADAPTATION, PHASES, SUPERVISED
+from pipeline.training.state import PhaseState
 
 PEERS = {
-    "ours": "pipeline.training.loops, glibc keeps large blocks",
+    "ours": "pipeline.training, glibc keeps large blocks",
     "plain": "the same network, MONAI's DiceCELoss, glibc's default allocator",
 }
-PHASES = ("supervised", "adaptation")
+TIMED = (SUPERVISED.key, ADAPTATION.key)
 
 
 class Enough(Exception):
     """Ends a phase once its steps are timed."""
 
 
-class Clock(Watcher):
+class Clock(Listener):
     """Notes when each step ends, by the clock and in processor time, and ends the phase after some."""
 
     def __init__(self, steps: int) -> None:
@@ -72,13 +74,14 @@ def random_volume(case: str, side: int) -> TrainingVolume:
 def run_ours(structure: Structure, phase: str, steps: int, clock: Clock) -> None:
     """Run the pipeline's own loop until the clock has had enough."""
     keep_large_blocks()
-    recipe = replace(paper_recipe(structure), patches_per_volume=(steps + 1) * PAPER.plans[structure].batch_size)
+    trained = PHASES[phase]
+    paper = trained.recipe_type.paper(structure)
+    recipe = replace(paper, patches_per_volume=(steps + 1) * PAPER.plans[structure].batch_size)
     volumes = [random_volume(f"case {i}", recipe.window + 32) for i in range(2)]
+    parts = dict.fromkeys(trained.reads, volumes)
+    network = None if trained.starts_from is None else ENet3d()
     rng = np.random.default_rng(0)
-    if phase == "supervised":
-        train_supervised(structure, volumes, volumes, recipe, rng=rng, watch=clock)
-    else:
-        train_adaptation(structure, ENet3d(), volumes, volumes, volumes, recipe, rng=rng, watch=clock)
+    trained.training_function()(structure, network, parts, recipe, rng=rng, listeners=[clock])
 
 
 def run_plain(structure: Structure, phase: str, steps: int, clock: Clock) -> None:
@@ -131,7 +134,7 @@ def in_a_process(who: str, structure: Structure, phase: str, steps: int) -> dict
 @click.command()
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Timed steps of a run.")
 @click.option("--pairs", type=click.IntRange(min=1), default=3, show_default=True, help="How often each is run.")
-@click.option("--child", type=(click.Choice(list(PEERS)), str, click.Choice(PHASES)), hidden=True)
+@click.option("--child", type=(click.Choice(list(PEERS)), str, click.Choice(TIMED)), hidden=True)
 def main(steps: int, pairs: int, child: tuple[str, str, str] | None) -> None:
     """Time the paper's training steps beside a plain loop's."""
     by_key = {s.key: s for s in STRUCTURES}
@@ -143,7 +146,7 @@ def main(steps: int, pairs: int, child: tuple[str, str, str] | None) -> None:
     for who, meaning in PEERS.items():
         click.echo(f"{who}: {meaning}")
     for structure in STRUCTURES:
-        for phase in PHASES:
+        for phase in TIMED:
             runs: dict[str, list[dict[str, float]]] = {who: [] for who in PEERS}
             for _ in range(pairs):
                 for who, done in runs.items():

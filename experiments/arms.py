@@ -111,7 +111,7 @@ VARIANTS = {
     "no_reversal": "grl_weight_max = 0.0",
     "weight_0.1": "grl_weight_max = 0.1",
     "weight_3": "grl_weight_max = 3.0",
-    "rate_4e-4": "adaptation_rate = 4e-4",
+    "rate_4e-4": "learning_rate = 4e-4",
     "grid_1": "domain_grid = 1",
     "tap_early": "feature_layer = 'early'",
 }

@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
-from pipeline.training.run import progress_of, read_checkpoint
+from pipeline.training.checkpoint import read_checkpoint, saved_progress
 
 TITLES = {
     "phase1": "b. phase 1, source only (its source column is a.)",
@@ -109,10 +109,10 @@ def differences(out: Path, structure: Structure, cohort: str) -> Iterator[str]:
 
 def adversary(out: Path, structure: Structure) -> Iterator[str]:
     """Yield the domain classifier's loss and accuracy, and the source's Dice, at three epochs of every phase 2."""
-    yield "| run | epoch | domain loss | domain accuracy | reversal | source Dice | predicted/true |"
+    yield "| run | epoch | domain loss | domain accuracy | reversal weight | source Dice | predicted/true |"
     yield "|---|---|---|---|---|---|---|"
     for run in sorted((out / "runs").glob(f"*/{structure.key}/adaptation/checkpoint.pt")):
-        history: Sequence[dict[str, Any]] = progress_of(read_checkpoint(run))["history"]
+        history: Sequence[dict[str, Any]] = saved_progress(read_checkpoint(run))["history"]
         validated = [epoch for epoch in history if epoch["validation"] is not None]
         if not validated:
             continue  # still at work
@@ -121,7 +121,7 @@ def adversary(out: Path, structure: Structure) -> Iterator[str]:
             cells = [
                 run.parent.parent.parent.name,
                 f"{epoch['number']} of {len(history)}",
-                *(f"{losses[name]:.3f}" for name in ("domain", "domain_accuracy", "reversal")),
+                *(f"{losses[name]:.3f}" for name in ("domain_loss", "domain_accuracy", "grl_weight")),
                 f"{np.mean(list(validation['dice'].values())):.3f}",
                 f"{validation['volume_ratio']:.2f}",
             ]
@@ -136,7 +136,7 @@ def times(out: Path) -> Iterator[str]:
         run, structure, phase = path.parts[-4:-1]
         if phase == "supervised" and run in _TRIED:
             continue  # seed 0's
-        history = progress_of(read_checkpoint(path))["history"]
+        history = saved_progress(read_checkpoint(path))["history"]
         seconds = sum(epoch["seconds"] for epoch in history)
         yield f"| {run} {structure} | {phase} | {len(history)} | {seconds:.0f} |"
 

@@ -7,10 +7,21 @@ from dataclasses import dataclass, field
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 
+# The parts of the data, as split files and settings name them.
+SPLIT_PARTS = SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = (
+    "source_training",
+    "source_validation",
+    "target_training",
+)
+# ENet halves a patch three times: sides are multiples of this.
+SIDE_MULTIPLE = 8
+# Where the adversary can take its features: the encoder's output, or its first stage's.
+FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
+
 
 @dataclass(frozen=True)
 class StructurePlan:
-    """What the paper sets apart for each structure: the cubic window's side in voxels, and the batch."""
+    """What the paper states for each structure: the side of the cubic window in voxels, and the batch size."""
 
     window: int
     batch_size: int
@@ -63,8 +74,8 @@ class Ours:
     grl_weight_max: float = 1.0
     # Before the first fully connected layer: flattening 128 x 16^3 features would need half a million inputs.
     domain_grid: int = 2
-    # "the feature maps obtained by the encoder part": its output; "early" are those of stage 1.
-    feature_layer: str = "encoder"
+    # "the feature maps obtained by the encoder part": its output. "early" takes those of stage 1.
+    feature_layer: str = ENCODER_LAYER
     # Half of the source patches are centred in the structure, because most random patches hold none of it.
     structure_fraction: float = 0.5
     # An epoch takes every training volume once, with this many patches from each.
@@ -73,40 +84,24 @@ class Ours:
     statistics_patches: int = 4
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A hyper-parameter to tune: a field of a recipe, its range, whether on a log scale, and the paper's choice."""
-
-    name: str
-    low: float
-    high: float
-    log: bool
-    paper: float
-
-
 PAPER = Paper()
 OURS = Ours()
 
-# What is tuned in each phase: ranges and chosen values are the paper's. Ours: a log scale for the rates, because their
-# ranges span four and nine decades and a linear draw would hardly ever fall below a tenth of the upper end; and w_d in
-# phase 1, whose loss it weighs first and for which the source's Dice speaks. Phase 2 takes phase 1's w_d over.
-SUPERVISED_SPACE = (
-    Parameter("supervised_rate", *PAPER.supervised_rate_range, log=True, paper=PAPER.supervised_rate),
-    Parameter("dice_weight", *PAPER.dice_weight_range, log=False, paper=PAPER.dice_weight),
-)
-ADAPTATION_SPACE = (Parameter("adaptation_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),)
-
 __all__ = [
-    "ADAPTATION_SPACE",
     "COCHLEA",
+    "EARLY_LAYER",
+    "FEATURE_LAYERS",
     "OURS",
     "PAPER",
+    "SIDE_MULTIPLE",
+    "SOURCE_TRAINING",
+    "SOURCE_VALIDATION",
+    "SPLIT_PARTS",
     "STRUCTURES",
-    "SUPERVISED_SPACE",
+    "TARGET_TRAINING",
     "VS",
     "Ours",
     "Paper",
-    "Parameter",
     "Structure",
     "StructurePlan",
 ]

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,24 @@ from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import ALONE, Ranks, joined_ranks
+from pipeline.training.adaptation import train_adaptation
 from pipeline.training.execution import Execution
-from pipeline.training.loops import Recipe, Trained, train_adaptation, train_supervised
+from pipeline.training.recipes import AdaptationRecipe, SupervisedRecipe
 from pipeline.training.run import train_run
+from pipeline.training.state import Trained
+from pipeline.training.supervised import train_supervised
 from tests import tiny_run
 from tests.tiny_run import Ender, ball
 
 CPU = torch.device("cpu")
 # Nine patches a domain: batches of 4, 4 and 1, of which the second process gets 2, 2 and none. The rates are small,
 # because Adam's first steps are the gradients' signs, which rounding decides where a gradient is next to nothing.
-RECIPE = Recipe(24, 4, epochs=2, patches_per_volume=3, channels=(4, 8, 16), supervised_rate=1e-4, adaptation_rate=2e-5)
+RECIPE = SupervisedRecipe(24, 4, epochs=2, patches_per_volume=3, channels=(4, 8, 16), learning_rate=1e-4)
+ADAPTATION_RECIPE = AdaptationRecipe(24, 4, epochs=2, patches_per_volume=3, learning_rate=2e-5)
 SOURCE = [ball(f"crossmoda_{i}", i) for i in (1, 2, 3)]
 VALIDATION = [ball(f"crossmoda_{i}", i) for i in (96, 97, 98)]
 TARGET = [ball(f"crossmoda_{i}", i, inverted=True) for i in (106, 107, 108)]
+VOLUMES = {"source_training": SOURCE, "source_validation": VALIDATION, "target_training": TARGET}
 
 
 def both_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained]:
@@ -45,20 +49,18 @@ def both_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained]:
         if isinstance(module, nn.Dropout3d):
             module.p = 0.0
     execution = Execution(ranks=ranks)
-    first = train_supervised(
-        VS, SOURCE, VALIDATION, RECIPE, rng=np.random.default_rng(0), execution=execution, network=network
-    )
+    first = train_supervised(VS, network, VOLUMES, RECIPE, rng=np.random.default_rng(0), execution=execution)
     second = train_adaptation(
-        VS, first.last, SOURCE, TARGET, VALIDATION, RECIPE, rng=np.random.default_rng(1), execution=execution
+        VS, first.last, VOLUMES, ADAPTATION_RECIPE, rng=np.random.default_rng(1), execution=execution
     )
     return first, second
 
 
-def run(folder: Path, ranks: Ranks, display: Ender | None = None) -> int:
+def run(folder: Path, ranks: Ranks, *listeners: Ender) -> int:
     """A run with dropout; return its exit code."""
-    plan = tiny_run.tiny_plan(replace(tiny_run.RECIPE, batch_size=4, patches_per_volume=4, validate_every=2))
+    plan = tiny_run.tiny_plan(batch_size=4, patches_per_volume=4, validate_every=2)
     try:
-        train_run(plan, tiny_run.VOLUMES, folder, device=CPU, execution=Execution(ranks=ranks), display=display)
+        train_run(plan, tiny_run.VOLUMES, folder, device=CPU, execution=Execution(ranks=ranks), listeners=listeners)
     except Interrupted as interrupted:
         return interrupted.exit_code
     return 0
@@ -78,7 +80,7 @@ def one_of_two(folder: Path) -> None:
         torch.save(plain, folder / f"plain{ranks.rank}.pt")
         codes = [run(folder / "whole", ranks)]
         ender = Ender("adaptation", 2, 2, "", signal.SIGTERM)
-        codes.append(run(folder / "stopped", ranks, None if ranks.is_first else ender))
+        codes.append(run(folder / "stopped", ranks, *([] if ranks.is_first else [ender])))
         codes.append(run(folder / "stopped", ranks))
         (folder / f"codes{ranks.rank}").write_text(" ".join(map(str, codes)))
 

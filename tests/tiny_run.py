@@ -8,24 +8,30 @@ that torch is imported once, and prints how each ended: its exit code, or minus 
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch._dynamo  # Adam imports it when it is first made, which would be once in each fork
 
-from challenge.contract import VS, Structure
+from challenge.contract import VS
 from challenge.nifti import Geometry
 from challenge.signals import Interrupted
 from pipeline.data.dataset import TrainingCase, TrainingData
 from pipeline.data.sampling import TrainingVolume
-from pipeline.training.loops import PhaseState, Recipe
-from pipeline.training.run import Display, RunPlan, train_run
+from pipeline.training.listeners import Listener
+from pipeline.training.phases import PHASES
+from pipeline.training.recipes import AdaptationRecipe, SupervisedRecipe
+from pipeline.training.run import train_run
+from pipeline.training.settings import RunPlan
+from pipeline.training.state import PhaseState
 
 GEOMETRY = Geometry((24, 24, 24), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
-RECIPE = Recipe(
-    window=16, batch_size=2, epochs=2, patches_per_volume=2, mirror=True, channels=(4, 8, 16), adaptation_rate=1e-3
-)
+SHARED = {"window": 16, "batch_size": 2, "epochs": 2, "patches_per_volume": 2, "mirror": True, "learning_rate": 1e-3}
+RECIPE = SupervisedRecipe(**SHARED, channels=(4, 8, 16))
+RECIPES = {"supervised": RECIPE, "adaptation": AdaptationRecipe(**SHARED)}
 
 
 def ball(case: str, seed: int, inverted: bool = False) -> TrainingVolume:
@@ -46,34 +52,30 @@ VOLUMES = {
 }
 
 
-def tiny_plan(
-    recipe: Recipe = RECIPE, phases: tuple[str, ...] = ("supervised", "adaptation"), seed: int = 0
-) -> RunPlan:
+def tiny_plan(phases: Sequence[str] = ("supervised", "adaptation"), seed: int = 0, **changes: object) -> RunPlan:
+    """The tiny run's plan, with changes to the recipe of every phase."""
+    recipes = {PHASES[key]: replace(RECIPES[key], **changes) for key in phases}
     parts = {
         part: tuple(TrainingCase(v.case, Path(v.case), None, GEOMETRY) for v in volumes)
         for part, volumes in VOLUMES.items()
     }
-    return RunPlan(VS, dict.fromkeys(phases, recipe), "tiny", TrainingData(Path(), **parts, split="by hand"), seed)
+    return RunPlan(VS, recipes, "tiny", TrainingData(Path(), **parts, split="by hand"), seed)
 
 
-class Ender(Display):
+class Ender(Listener):
     """Sends the process a signal at one moment: (phase, epoch under way, batches done, validated case or '')."""
 
     def __init__(self, phase: str, epoch: int, batches: int, case: str, number: signal.Signals) -> None:
         self._moment, self._number = (phase, epoch, batches, case), number
-        self._phase = ""
-
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
-        self._phase = phase
 
     def stepped(self, state: PhaseState) -> None:
         self._end_at(state, "")
 
-    def validated(self, state: PhaseState, case: str) -> None:
-        self._end_at(state, case)
+    def validated(self, state: PhaseState, volume: TrainingVolume, prediction: np.ndarray) -> None:
+        self._end_at(state, volume.case)
 
     def _end_at(self, state: PhaseState, case: str) -> None:
-        if (self._phase, state.epoch + 1, state.batches_done, case) == self._moment:
+        if (state.phase.key, state.epoch + 1, state.batches_done, case) == self._moment:
             os.kill(os.getpid(), self._number)
 
 
@@ -106,7 +108,13 @@ def run_until(folder: Path, moment: str) -> int:
     if moment == "at a checkpoint's last byte":
         kill_at_a_checkpoint_s_last_byte()
     try:
-        train_run(tiny_plan(), VOLUMES, folder, device=torch.device("cpu"), display=MOMENTS.get(moment))
+        train_run(
+            tiny_plan(),
+            VOLUMES,
+            folder,
+            device=torch.device("cpu"),
+            listeners=[MOMENTS[moment]] if moment in MOMENTS else [],
+        )
     except Interrupted as interrupted:
         return interrupted.exit_code
     return 0

@@ -28,11 +28,6 @@ def find_scans(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return files_by_case(folder, TARGET_SUFFIX), ignored
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 case", "2 cases"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def read_scan(path: Path) -> sitk.Image:
     """Read a scan as a 3-D float32 image on its own grid, intensities as the header scales them.
 

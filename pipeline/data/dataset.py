@@ -24,11 +24,10 @@ from challenge.contract import (
     sorted_cases,
 )
 from challenge.nifti import CaseError, Geometry, read_geometry
-from pipeline.config import PAPER
-from pipeline.data.cases import counted
+from challenge.quantities import counted
+from pipeline.config import PAPER, SPLIT_PARTS
 
 PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
-SPLIT_PARTS = ("source_training", "source_validation", "target_training")
 _CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
 _NAMES_SHOWN = 12  # in one message
 

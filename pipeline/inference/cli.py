@@ -117,7 +117,7 @@ def _print_results(results: "Sequence[CaseResult]") -> None:
 
 def _print_failures(results: "Sequence[CaseResult]") -> int:
     """Print the failed cases' errors; return the exit code."""
-    from pipeline.data.cases import counted
+    from challenge.quantities import counted
 
     errors = [result.error for result in results if result.error]
     if not errors:

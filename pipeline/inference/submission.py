@@ -15,8 +15,9 @@ import torch
 from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, label_file
 from challenge.files import written_whole
 from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, write_image
+from challenge.quantities import counted
 from pipeline.config import OURS
-from pipeline.data.cases import counted, find_scans, image_from, read_scan, volumes_mm3, write_labels
+from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
 from pipeline.inference.segment import Segmentation, segment_case
 from pipeline.model.shipped import weights_folder, weights_name
 from pipeline.model.weights import Segmenter, load_segmenter

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# The encoder halves the sides three times, and the decoder can only undo that for multiples of 8.
-SIDE_MULTIPLE = 8
+from pipeline.config import SIDE_MULTIPLE
 
 # ENet, Sections 3 and 4: spatial dropout with p = 0.01 before bottleneck 2.0, and 0.1 afterwards
 _EARLY_DROPOUT = 0.01

@@ -3,61 +3,34 @@
 import time
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from challenge.contract import Structure
-from pipeline.training.loops import PhaseState
-from pipeline.training.report import duration
-from pipeline.training.run import Display
+from challenge.quantities import counted, format_duration
+from pipeline.data.sampling import TrainingVolume
+from pipeline.training.listeners import Listener
+from pipeline.training.state import PhaseState
 
 _LINE_EVERY_S = 60.0
 
 
-class Displays(Display):
-    """Several displays as one, in their order."""
-
-    def __init__(self, *displays: Display) -> None:
-        """Show on each of them."""
-        self._displays = displays
-
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
-        """Show where the phase stands."""
-        for display in self._displays:
-            display.phase_started(structure, phase, state)
-
-    def stepped(self, state: PhaseState) -> None:
-        """Show a step."""
-        for display in self._displays:
-            display.stepped(state)
-
-    def validated(self, state: PhaseState, case: str) -> None:
-        """Show that a validation case is done."""
-        for display in self._displays:
-            display.validated(state, case)
-
-    def epoch_finished(self, state: PhaseState) -> None:
-        """Show an epoch."""
-        for display in self._displays:
-            display.epoch_finished(state)
-
-
-class ProgressDisplay(Display):
-    """Shows epochs, steps, losses and the time left; a context, so that the bar is taken down whatever happens."""
+class ProgressDisplay(Listener):
+    """Shows epochs, steps, losses and the time left; a context manager, which removes the bar whatever happens."""
 
     def __init__(self, console: Console) -> None:
-        """Show on a console: a bar where it is a terminal, else a line an epoch and a minute."""
+        """Show on a console: a bar on a terminal, else a line for every epoch and every minute."""
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[status]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._title = ""
-        self._since = self._spoke_at = time.perf_counter()
+        self._since = self._said_at = time.perf_counter()
         self._steps_before = 0
 
     def __enter__(self) -> "ProgressDisplay":
@@ -71,58 +44,59 @@ class ProgressDisplay(Display):
         """Take the bar down."""
         self._bar.stop()
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
-        """Say where the phase stands, and begin its bar."""
-        self._title = f"{structure.title} {phase}"
-        self._since = self._spoke_at = time.perf_counter()
+    def started(self, state: PhaseState) -> None:
+        """Say where the phase stands, and start its bar."""
+        self._since = self._said_at = time.perf_counter()
         self._steps_before = state.steps_done
+        epochs, batches = counted(state.epochs, "epoch"), counted(state.batches_per_epoch, "batch", "batches")
         if state.epoch == state.epochs:
-            self._say(f"{self._title}: all {state.epochs} epochs are done")
+            self._say(f"{state.title}: finished, {epochs}")
             return
-        where = f", going on after epoch {state.epoch}" if state.epoch else ""
-        where += f" and {state.batches_done} batches" if state.batches_done else ""
-        self._say(f"{self._title}: {state.epochs} epochs of {state.batches_per_epoch} batches{where}")
+        done = [f"epoch {state.epoch}"] if state.epoch else []
+        done += [counted(state.batches_done, "batch", "batches")] if state.batches_done else []
+        where = f", resumed after {' and '.join(done)}" if done else ""
+        self._say(f"{state.title}: {epochs} of {batches}{where}")
         if self._task is not None:
             self._bar.remove_task(self._task)
         total = state.epochs * state.batches_per_epoch
-        self._task = self._bar.add_task(self._title, total=total, completed=state.steps_done, status="")
+        self._task = self._bar.add_task(state.title, total=total, completed=state.steps_done, status="")
 
     def stepped(self, state: PhaseState) -> None:
-        """Show the epoch's mean loss so far, in phase 2 the domain classifier's accuracy, and the time left."""
+        """Show the epoch's mean loss so far, the domain classifier's accuracy if there is one, and the time left."""
         means = state.means()
         parts = [f"batch {state.batches_done}/{state.batches_per_epoch}", f"loss {means['loss']:.3f}"]
         if "domain_accuracy" in means:
-            parts.append(f"domain {means['domain_accuracy']:.2f}")
+            parts.append(f"domain acc {means['domain_accuracy']:.2f}")
         self._show(state, " ".join(parts))
 
-    def validated(self, state: PhaseState, case: str) -> None:
-        """Show which validation case is done."""
-        self._show(state, f"validated {case}")
+    def validated(self, state: PhaseState, volume: TrainingVolume, prediction: NDArray[np.bool_]) -> None:
+        """Show which validation case is done; its prediction, bool `(D, H, W)`, is not shown."""
+        self._show(state, f"validated {volume.case}")
 
     def epoch_finished(self, state: PhaseState) -> None:
-        """Say the epoch's losses and scores in a line that stays."""
+        """Print the epoch's losses and scores in a line that stays."""
         left = self._left(state)
-        self._say(f"{self._title}: {state.history[-1]}{f', {left}' if left else ''}")
+        self._say(f"{state.title}: {state.history[-1]}{f', {left}' if left else ''}")
         if self._task is not None:
             self._bar.update(self._task, completed=state.steps_done)
 
     def _show(self, state: PhaseState, status: str) -> None:
         left = self._left(state)
-        epoch = f"{self._title} {state.epoch + 1}/{state.epochs}"
+        epoch = f"{state.title} {state.epoch + 1}/{state.epochs}"
         if self._task is not None:
             described = f"{status}, {left}" if left else status
             self._bar.update(self._task, completed=state.steps_done, description=epoch, status=described)
-        if not self._console.is_terminal and time.perf_counter() - self._spoke_at > _LINE_EVERY_S:
+        if not self._console.is_terminal and time.perf_counter() - self._said_at > _LINE_EVERY_S:
             self._say(f"{epoch}: {status}{f', {left}' if left else ''}")
 
     def _left(self, state: PhaseState) -> str:
-        """Say how long the phase will last, by this process's steps so far, validation included."""
+        """Estimate how long the phase will last, from this process's steps so far, validation included."""
         done = state.steps_done - self._steps_before
         to_do = state.epochs * state.batches_per_epoch - state.steps_done
         if not done or not to_do:
             return ""
-        return f"{duration((time.perf_counter() - self._since) / done * to_do)} left"
+        return f"{format_duration((time.perf_counter() - self._since) / done * to_do)} left"
 
     def _say(self, line: str) -> None:
-        self._spoke_at = time.perf_counter()
+        self._said_at = time.perf_counter()
         self._console.print(line, markup=False)

@@ -9,18 +9,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.runtime.distributed import ALONE, Ranks, pool_batch_norm
+from pipeline.training.options import AUTO, BF16, FP32
 
-AUTO, FP32, BF16 = "auto", "fp32", "bf16"
-# Half precision (fp16) is left out: it would need a loss scale that grows and shrinks, and that checkpoints carry.
-PRECISIONS = (AUTO, FP32, BF16)
 COMPILER = "inductor"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are computed; by default plainly, in float32, in one process.
+    """How steps are computed; by default in float32, eagerly, in one process.
 
-    `compiler` is a backend of `torch.compile`, or nothing; `workers` are threads that cut patches ahead.
+    `compiler` is a backend of `torch.compile`, or empty; `workers` are threads that cut patches ahead.
 
     Raises:
         ValueError: compiling in several processes, whose batch norms wait for each other.
@@ -33,12 +31,12 @@ class Execution:
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together."""
+        """Refuse options that exclude each other."""
         if self.compiler and self.ranks.size > 1:
             raise ValueError(f"--compile: expected one process, got {self.ranks.size}; leave --compile out")
 
     def __str__(self) -> str:
-        """Say everything that is not the default, and the precision."""
+        """Name the precision, and everything that is not the default."""
         parts = [
             self.precision,
             "channels last" if self.channels_last else "",
@@ -52,7 +50,7 @@ class Execution:
         """Refuse a batch that the processes cannot share evenly.
 
         Raises:
-            ValueError: its size is no multiple of their number.
+            ValueError: its size is not a multiple of their number.
         """
         if batch_size % self.ranks.size:
             raise ValueError(
@@ -65,7 +63,7 @@ PLAIN = Execution()
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Return "bf16" or "fp32" for "auto": bf16 on GPUs that compute in it, else fp32; either as it is."""
+    """Return "bf16" or "fp32": for "auto" bf16 on GPUs that compute in it, else fp32; other names unchanged."""
     if name != AUTO:
         return name
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -73,13 +71,13 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 class BatchForward:
-    """A module's forward for a whole batch, in the way that an `Execution` says; the module itself stays plain.
+    """A module's forward for a whole batch, as an `Execution` says; the module itself is not wrapped.
 
-    Weights stay float32, and so do their gradients and the optimiser: bf16 is autocast's, in the forward alone.
+    Weights, gradients and the optimiser stay float32: bf16 comes from autocast, in the forward only.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, execution: Execution, *, seed: int) -> None:
-        """Prepare a module that is on `device`; `seed` is for dropout, where there are several processes."""
+        """Prepare a module that is on `device`; `seed` seeds dropout if there are several processes."""
         if execution.channels_last:
             module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._forward: Any = module
@@ -87,7 +85,7 @@ class BatchForward:
             self._forward = torch.compile(module, backend=execution.compiler)
         if execution.ranks.size > 1:
             pool_batch_norm(module, device)
-            # The ranks' running statistics are the same, so none need be sent.
+            # Every rank has the same running statistics, so they need not be sent.
             self._forward = DistributedDataParallel(module, forward_sync_buffers=False)
         self._device, self._execution, self._seed = device, execution, seed
 
@@ -101,7 +99,7 @@ class BatchForward:
         """
         ranks = self._execution.ranks
         if ranks.size > 1:
-            # Anew at every step: the ranks drop other channels, and a checkpoint need not hold their generators.
+            # Seeded at every step, so that ranks drop different channels and a checkpoint need not hold their generators.
             torch.manual_seed(int(np.random.SeedSequence([self._seed, step, ranks.rank]).generate_state(1)[0]))
         share = patches[ranks.shard].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._execution.precision == BF16):

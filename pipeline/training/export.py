@@ -2,40 +2,49 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
+from challenge.quantities import counted
 from pipeline.adaptation.statistics import reestimate_statistics
-from pipeline.config import OURS
+from pipeline.config import OURS, SPLIT_PARTS
 from pipeline.data.cache import normalised_volume
-from pipeline.data.dataset import SPLIT_PARTS
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import save_weights
+from pipeline.training.checkpoint import CHECKPOINT_FILE, finished_checkpoint, network_of, saved_progress
 from pipeline.training.execution import FP32
-from pipeline.training.run import (
-    ADAPTATION,
-    ALL_PHASES,
-    CHECKPOINT_FILE,
-    CONTROL,
-    PHASE_TITLES,
-    PHASES,
-    SUPERVISED,
-    RunError,
-    finished_checkpoint,
-    network_of,
-    progress_of,
-    read_settings,
-    validation_scores,
-)
+from pipeline.training.phases import BEST, LAST, PHASES, SUPERVISED, Phase
+from pipeline.training.recipes import Recipe
+from pipeline.training.settings import RunError, read_settings
+from pipeline.training.summary import validation_scores
 
-BEST, LAST = "best", "last"
-# A cohort of phantoms is named by these; what else its record holds, of single cases, is not looked at.
+# These identify a cohort of phantoms; the rest of its record is about single cases.
 PHANTOM_RECORD = "phantom.json"
 _PHANTOM_NAMES = ("version", "preset", "hardness", "seed")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and what to put on the card.
+
+    Attributes:
+        phase: key of the phase whose network it is; by default the run's last one that is no comparison.
+        which: "best" by source validation, or "last"; by default what the phase's record says.
+        target_statistics: re-estimate batch norm's statistics on the run's unlabelled target scans, beyond the paper.
+        note: a line for the card.
+        scores: by name, put on the card beside the source validation's.
+    """
+
+    phase: str | None = None
+    which: str | None = None
+    target_statistics: bool = False
+    note: str = ""
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
 
 def structure_runs(run: Path) -> dict[Structure, Path]:
@@ -46,7 +55,7 @@ def structure_runs(run: Path) -> dict[Structure, Path]:
     """
     candidates = {s: run / s.key for s in STRUCTURES}
     candidates |= {s: run for s in STRUCTURES if s.key == run.resolve().name}
-    found = {s: folder for s, folder in candidates.items() if any((folder / phase).is_dir() for phase in ALL_PHASES)}
+    found = {s: folder for s, folder in candidates.items() if any((folder / key).is_dir() for key in PHASES)}
     if not found:
         keys = " or ".join(s.key for s in STRUCTURES)
         raise RunError(
@@ -55,63 +64,50 @@ def structure_runs(run: Path) -> dict[Structure, Path]:
     return found
 
 
-def export_run(
-    folder: Path,
-    structure: Structure,
-    out: Path,
-    *,
-    phase: str | None = None,
-    which: str | None = None,
-    target_statistics: bool = False,
-    note: str = "",
-    scores: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write one structure's weights and card to `out`; return the card's path.
-
-    Args:
-        folder: of the structure's run.
-        structure: what it segments.
-        out: made where it is missing.
-        phase: whose network; the last of the paper's phases that the run has, by default.
-        which: "best" by source validation, or "last". By default phase 1's best, as the paper selects it, and phase 2's
-            last: the paper does not say, and the source's Dice would choose the network that has adapted least.
-        target_statistics: re-estimate batch norm's statistics on the run's unlabelled target scans, beyond the paper.
-        note: a line for the card.
-        scores: by name, put on the card beside the source validation's.
+def export_run(folder: Path, structure: Structure, out: Path, options: ExportOptions | None = None) -> Path:
+    """Write one structure's weights and card to `out`, made where it is missing; return the card's path.
 
     Raises:
-        RunError: the run has no such phase, or it has not ended, or its target scans are not known.
+        RunError: the folder holds no run of this structure, the phase has not ended, or its target scans are not known.
         CaseError: a target scan cannot be used.
         OSError: a file cannot be written.
     """
-    there = [p for p in PHASES if (folder / p / CHECKPOINT_FILE).exists()]
-    chosen = phase or (there[-1] if there else SUPERVISED)
-    checkpoint = finished_checkpoint(folder / chosen)
+    options = options or ExportOptions()
+    phase = PHASES[options.phase] if options.phase else _last_phase(folder)
+    checkpoint = finished_checkpoint(folder / phase.key)
     if checkpoint["structure"] != structure.key:
         raise RunError(f"{folder}: expected a run of {structure.key}, got one of {checkpoint['structure']}")
-    best = (which or (BEST if chosen == SUPERVISED else LAST)) == BEST
+    best = (options.which or phase.exported_epoch) == BEST
     network = network_of(checkpoint, best=best)
-    card = _card(folder, chosen, best, note)
-    settings = read_settings(folder / chosen)
+    card = _card(folder, phase, best, options.note)
+    settings = read_settings(folder / phase.key)
     window = int(settings["settings"]["recipe"]["window"])
-    if target_statistics:
+    if options.target_statistics:
         network, told = _with_target_statistics(network, settings, window)
         card["summary"] += f"; {told}"
         card["departures_from_paper"]["statistics"] = f"{told} (pipeline.adaptation.statistics)"
         if card["scores"]["source_validation"]:
             card["scores"]["source_validation"]["statistics"] = "the source's, as trained, not those of these weights"
-    card["scores"] |= scores or {}
+    card["scores"] |= options.scores
     return save_weights(out, structure, network, card, window=window)
 
 
+def _last_phase(folder: Path) -> Phase:
+    """Return the last phase of a run, in the table's order, that is no comparison; phase 1 if there is none."""
+    done = [p for p in PHASES.values() if not p.is_comparison and (folder / p.key / CHECKPOINT_FILE).exists()]
+    return done[-1] if done else SUPERVISED
+
+
 def _with_target_statistics(network: ENet3d, settings: Mapping[str, Any], window: int) -> tuple[ENet3d, str]:
-    """Return a network with the statistics of its run's target scans, and what to say of it."""
+    """Return a network with the statistics of its run's target scans, and a sentence about that."""
     scans: dict[str, str] = settings["record"]["target_scans"]
     if not scans:
-        raise RunError("statistics: expected a run that knew the target's scans, got none; train with --phase all")
+        raise RunError(
+            "statistics: expected a run that found target scans, got one without; train a phase that reads them"
+        )
 
     def volumes() -> Iterator[TrainingVolume]:
-        for case, scan in scans.items():  # one at a time: a hundred whole heads do not fit into memory
+        for case, scan in scans.items():  # one at a time, because a hundred whole heads do not fit into memory
             yield TrainingVolume(case, normalised_volume(Path(scan)))
 
     patches = OURS.statistics_patches
@@ -121,42 +117,54 @@ def _with_target_statistics(network: ENet3d, settings: Mapping[str, Any], window
     return adapted, f"{told}, which is beyond the paper"
 
 
-def _card(folder: Path, chosen: str, best: bool, note: str) -> dict[str, Any]:
-    """Tell everything about the chosen network's phase, and about phase 1 where it began with that."""
-    phases = (SUPERVISED,) if chosen == SUPERVISED else (SUPERVISED, chosen)
-    told = {phase: _phase(folder / phase) for phase in phases}
-    settings = read_settings(folder / chosen)
-    record = settings["record"]
-    progress = progress_of(finished_checkpoint(folder / chosen))
+def _card(folder: Path, phase: Phase, best: bool, note: str) -> dict[str, Any]:
+    """Return the card of a phase's network, with the facts of the phases that it starts from."""
+    phases = _lineage(folder, phase)
+    facts = {p: _facts(folder / p.key) for p in phases}
+    settings, record = (read_settings(folder / phase.key)[name] for name in ("settings", "record"))
+    progress = saved_progress(finished_checkpoint(folder / phase.key))
     number = progress["best_epoch"] if best else progress["epoch"]
     phantoms = {part: phantom_record(Path(cohort)) for part, cohort in record["cohort_folders"].items()}
     phantoms = {part: cohort for part, cohort in phantoms.items() if cohort}
-    numbered = {phase: _numbered(phase) for phase in phases}
+    names = {p: p.title.lower().replace(" ", "") for p in phases}
     card: dict[str, Any] = {
-        "spacing_mm": settings["settings"]["spacing_mm"],
-        "summary": f"The network of {_told(chosen)}, epoch {number}"
+        "spacing_mm": settings["spacing_mm"],
+        "summary": f"The network of {phase.title.lower()} ({phase.description}), epoch {number}"
         f" ({'best by source validation' if best else 'the last'}), trained on "
         + ("phantoms: no figure here says anything about patients" if phantoms else "the data below"),
         "note": note,
         "data": {
             "kind": "phantom" if phantoms else "scans",
             "phantoms": phantoms,
-            "cases": {part: len(settings["settings"].get(part, [])) for part in SPLIT_PARTS},
+            "cases": {part: len(settings.get(part, [])) for part in SPLIT_PARTS},
             "found": record["data"].splitlines(),
         },
-        "schedule": [_schedule(phase, told[phase]) for phase in phases],
-        "departures_from_paper": {numbered[phase]: told[phase].pop("departures") for phase in phases},
+        "schedule": [_schedule(p, facts[p]) for p in phases],
+        "departures_from_paper": {names[p]: facts[p].pop("departures") for p in phases},
         "scores": {"source_validation": validation_scores(progress, best=best)},
-        "seconds": {numbered[phase]: told[phase].pop("seconds") for phase in phases},
+        "seconds": {names[p]: facts[p].pop("seconds") for p in phases},
         "machine": record["machine"],
         "version": record["version"],
         "commit": record["commit"],
     }
-    return {**card, **{numbered[phase]: told[phase] for phase in phases}}
+    return {**card, **{names[p]: facts[p] for p in phases}}
 
 
-def _phase(folder: Path) -> dict[str, Any]:
-    progress, content = progress_of(finished_checkpoint(folder)), read_settings(folder)
+def _lineage(folder: Path, phase: Phase) -> list[Phase]:
+    """Return the phases that led to a phase's network, in order, the phase itself last."""
+    lineage = [phase]
+    while start := lineage[0].start(_saved_recipe(folder, lineage[0])):
+        lineage.insert(0, PHASES[start])
+    return lineage
+
+
+def _saved_recipe(folder: Path, phase: Phase) -> Recipe:
+    """Return the recipe in a phase's settings, where JSON has lists for tuples."""
+    return phase.recipe_type(**read_settings(folder / phase.key)["settings"]["recipe"])
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    progress, content = saved_progress(finished_checkpoint(folder)), read_settings(folder)
     settings, record = content["settings"], content["record"]
     return {
         "epochs": progress["epoch"],
@@ -169,31 +177,23 @@ def _phase(folder: Path) -> dict[str, Any]:
         "machine": record["machine"],
         "execution": record.get("execution", FP32),
         "last_losses": {name: round(value, 4) for name, value in progress["history"][-1]["losses"].items()},
-        "source_validation": {name: validation_scores(progress, best=name == BEST) for name in (BEST, LAST)},
+        "source_validation": {which: validation_scores(progress, best=which == BEST) for which in (BEST, LAST)},
         "departures": record["departures"],
         "seconds": round(sum(epoch["seconds"] for epoch in progress["history"])),
     }
 
 
-def _schedule(phase: str, told: dict[str, Any]) -> str:
-    recipe = told["recipe"]
-    rate = recipe["adaptation_rate" if phase == ADAPTATION else "supervised_rate"]
-    steps = f"{told['epochs']} epochs, {told['steps']} steps"
-    line = f"{_numbered(phase).replace('phase', 'phase ')}: {steps}, Adam, {rate:g}, cosine annealing"
-    return f"{line}, reversal weight by Ganin's ramp to {recipe['grl_weight_max']:g}" if phase == ADAPTATION else line
-
-
-def _numbered(phase: str) -> str:
-    return CONTROL if phase == CONTROL else f"phase{1 + PHASES.index(phase)}"
-
-
-def _told(phase: str) -> str:
-    title, what = PHASE_TITLES[phase].split(", ")
-    return f"{title.lower()} ({what})"
+def _schedule(phase: Phase, facts: dict[str, Any]) -> str:
+    recipe = facts["recipe"]
+    steps = f"{counted(facts['epochs'], 'epoch')}, {counted(facts['steps'], 'step')}"
+    line = f"{phase.title.lower()}: {steps}, Adam, {recipe['learning_rate']:g}, cosine annealing"
+    if "grl_weight_max" in recipe:
+        line += f", reversal weight by Ganin's ramp to {recipe['grl_weight_max']:g}"
+    return line
 
 
 def phantom_record(data: Path) -> dict[str, Any]:
-    """Return which phantoms a folder holds, by version, preset, hardness and seed; {} where it has none or is gone."""
+    """Return the version, preset, hardness and seed of the phantoms in a folder; {} if it holds none or is gone."""
     try:
         record = json.loads((data / PHANTOM_RECORD).read_text(encoding="utf-8"))
         return {f"phantom_{name}" if name == "version" else name: record[name] for name in _PHANTOM_NAMES}

@@ -1,6 +1,6 @@
-"""What a person sees of a run: history as CSV, curves, validation slices, and a page that sums it up.
+"""The files that show a run to people: history as CSV, curves, validation slices, and a page that sums it up.
 
-Every file is written whole and renewed as the run goes on.
+Every file is written whole, and renewed while the run continues.
 """
 
 import csv
@@ -20,7 +20,7 @@ from challenge.contract import Structure
 from challenge.files import written_whole
 from evaluation.outlines import draw_outlines, field_round, legend_lines, most_telling_slice
 from pipeline.data.sampling import TrainingVolume
-from pipeline.training.loops import Epoch
+from pipeline.training.history import Epoch
 
 _DOTS_PER_INCH = 100
 _DARK, _LIGHT = "#101418", "#e8eaed"
@@ -28,11 +28,13 @@ _PANEL_INCHES = 3.0
 _CLOSE_UP_MARGIN_MM = 7.0
 _CLOSE_UP_MM = 22.0
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's
+# How the adversary is doing: drawn apart from the losses of the segmentation.
+_ADVERSARY = ("domain_loss", "domain_accuracy", "grl_weight")
 
 
 @dataclass(frozen=True)
 class ValidationSlice:
-    """The slice of a validation case that tells most: `(H, W)` scan float32, reference and prediction bool."""
+    """The most telling slice of a validation case: `(H, W)` scan float32, reference and prediction bool."""
 
     case: str
     dice: float
@@ -42,7 +44,7 @@ class ValidationSlice:
 
 
 def telling_slice(volume: TrainingVolume, prediction: NDArray[np.bool_], dice: float) -> ValidationSlice:
-    """Keep the slice on which a case's reference and its prediction, bool `(D, H, W)`, disagree most.
+    """Return the slice on which a case's reference and its prediction, bool `(D, H, W)`, disagree most.
 
     Raises:
         ValueError: a case without a mask.
@@ -57,7 +59,7 @@ def telling_slice(volume: TrainingVolume, prediction: NDArray[np.bool_], dice: f
 
 
 def write_history(history: Sequence[Epoch], path: Path) -> None:
-    """Write a row an epoch: rate, mean losses, validation Dice (mean, then by case), predicted/true volume, seconds.
+    """Write a row for each epoch: rate, mean losses, validation Dice (mean and by case), predicted/true volume, seconds.
 
     Raises:
         OSError: the file cannot be written.
@@ -81,7 +83,7 @@ def _row(epoch: Epoch) -> dict[str, Any]:
 
 
 def draw_curves(history: Sequence[Epoch], path: Path, *, title: str) -> None:
-    """Draw losses, validation Dice and predicted/true volume by epoch, with the adversary's health where there is one.
+    """Draw losses, validation Dice and predicted/true volume by epoch, and how the adversary is doing if there is one.
 
     Raises:
         ValueError: no epoch.
@@ -89,18 +91,19 @@ def draw_curves(history: Sequence[Epoch], path: Path, *, title: str) -> None:
     """
     if not history:
         raise ValueError("curves: expected at least one epoch, got none; train first")
-    adversary = "domain" in history[0].losses
+    losses = [name for name in history[0].losses if name not in _ADVERSARY]
+    adversary = [name for name in _ADVERSARY if name in history[0].losses]
     columns = 4 if adversary else 3
     figure = Figure(figsize=(4.2 * columns, 3.6))
     panels = figure.subplots(1, columns)
-    # By hand: a layout found by matplotlib takes as long as the drawing, every epoch.
+    # Set by hand: matplotlib's own layout takes as long as the drawing, every epoch.
     figure.subplots_adjust(left=0.16 / columns, right=1 - 0.04 / columns, top=0.82, bottom=0.14, wspace=0.2)
-    _draw_losses(panels[0], history, ["loss", "cross_entropy", "dice"])
+    _draw_losses(panels[0], history, losses)
     panels[0].set_title("training losses")
     validated = [epoch for epoch in history if epoch.validation is not None]
     _draw_validation(panels[1], panels[2], validated)
     if adversary:
-        _draw_losses(panels[3], history, ["domain", "domain_accuracy", "reversal"])
+        _draw_losses(panels[3], history, adversary)
         panels[3].axhline(np.log(2), color=_COLOURS[0], linewidth=0.8, linestyle=":")
         panels[3].axhline(0.5, color=_COLOURS[1], linewidth=0.8, linestyle=":")
         panels[3].set_title("adversary (dotted: cannot tell)")
@@ -131,7 +134,7 @@ def _draw_validation(dice_axes: Axes, ratio_axes: Axes, validated: Sequence[Epoc
     dice_axes.plot(numbers, [v.mean_dice for _, v in scores], color=_COLOURS[0], marker=".", label="mean")
     dice_axes.set_ylim(0, 1)
     dice_axes.set_title("source validation Dice (grey: cases)")
-    # A ratio of 0 has no logarithm: it is drawn at the panel's foot.
+    # A ratio of 0 has no logarithm: it is drawn at the bottom of the panel.
     ratio_axes.plot(numbers, [max(v.volume_ratio, 1e-2) for _, v in scores], color=_COLOURS[1], marker=".")
     ratio_axes.axhline(1.0, color="0.5", linewidth=0.8)
     ratio_axes.set_yscale("log")
@@ -142,9 +145,9 @@ def _draw_validation(dice_axes: Axes, ratio_axes: Axes, validated: Sequence[Epoc
 def draw_slices(
     slices: Sequence[ValidationSlice], structure: Structure, spacing_mm: float, path: Path, *, title: str
 ) -> None:
-    """Draw each validation case's slice, whole and close up, with the reference's and the prediction's outlines.
+    """Draw each validation case's slice, whole and close up, with the outlines of reference and prediction.
 
-    Rows and columns are the scan's own: the patient's sides are not marked, because nothing here says which is which.
+    Rows and columns are the scan's own. The patient's sides are not marked, because they are not known here.
 
     Raises:
         ValueError: no slice.
@@ -157,7 +160,7 @@ def draw_slices(
     spacing = (spacing_mm, spacing_mm)
     for column, shown in zip(grid.T, slices, strict=True):
         reference, prediction = (mask * np.uint8(structure.label) for mask in (shown.reference, shown.prediction))
-        # Round the reference: a prediction that is all over the place would show nothing close up.
+        # Around the reference, because a scattered prediction would leave no close-up.
         body = _largest(shown.reference if shown.reference.any() else shown.prediction)
         near = field_round([body], spacing, margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
         for axes, field in zip(column, (None, near), strict=True):
@@ -173,7 +176,7 @@ def draw_slices(
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask `(H, W)`: a cochlea of the two."""
+    """Return the largest connected part of a mask `(H, W)`: one of two cochleas."""
     components, count = ndimage.label(mask)
     return mask if count < 2 else components == 1 + np.argmax(np.bincount(components.ravel())[1:])
 
@@ -191,11 +194,3 @@ def write_summary(path: Path, sections: Mapping[str, Mapping[str, str]], *, titl
         lines.append("")
     with written_whole(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
-
-
-def duration(seconds: float) -> str:
-    """Say a time as a person does: `42 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

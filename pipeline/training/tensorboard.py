@@ -1,7 +1,8 @@
 """A run's losses, scores and pictures as TensorBoard shows them: `tensorboard --logdir RUNS`.
 
-The axis is the phase's steps. An epoch's points stand at its last step, and are written once the checkpoint that holds
-them is; what a killed run wrote beyond its last checkpoint is purged when it goes on, so that no point is there twice.
+The axis is the phase's steps. An epoch's points stand at its last step, and are written after the checkpoint that holds
+them. What a killed run wrote beyond its last checkpoint is purged when the run is resumed, so that no point is there
+twice.
 """
 
 from pathlib import Path
@@ -11,9 +12,10 @@ import matplotlib.image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from challenge.contract import Structure
-from pipeline.training.loops import Epoch, PhaseState
-from pipeline.training.run import SLICES_FILE, Display
+from pipeline.training.history import Epoch
+from pipeline.training.listeners import Listener
+from pipeline.training.records import SLICES_FILE
+from pipeline.training.state import PhaseState
 
 EVENTS_FOLDER = "tensorboard"
 
@@ -21,8 +23,8 @@ _EVERY_STEPS = 10
 _FLUSH_EVERY_S = 30
 
 
-class TrainingEvents(Display):
-    """Writes `RUNS/{structure}/{phase}/tensorboard`; a context, so that what is pending is written whatever happens."""
+class TrainingEvents(Listener):
+    """Writes `RUNS/{structure}/{phase}/tensorboard`; a context manager, which writes what is pending at its end."""
 
     def __init__(self, runs: Path) -> None:
         """Write beside the records of the runs in a folder."""
@@ -40,10 +42,9 @@ class TrainingEvents(Display):
         """Write what is pending."""
         self._close()
 
-    def phase_started(self, structure: Structure, phase: str, state: PhaseState) -> None:
+    def started(self, state: PhaseState) -> None:
         """Purge what lies beyond the state, and add the epochs of its history that are not written yet."""
-        self._close()
-        self._folder = self._runs / structure.key / phase
+        self._folder = self._runs / state.structure.key / state.phase.key
         events = self._folder / EVENTS_FOLDER
         written = _last_epoch_step(events, state.steps_done)
         missing = [epoch for epoch in state.history if _step_of(epoch, state) > written]
@@ -71,6 +72,10 @@ class TrainingEvents(Display):
             self._writer.add_image("validation/slices", pixels, state.steps_done, dataformats="HWC")
         self._writer.flush()
 
+    def finished(self, state: PhaseState) -> None:
+        """Write what is pending."""
+        self._close()
+
     def _add_epoch(self, epoch: Epoch, state: PhaseState) -> None:
         values = {"epoch/rate": epoch.rate, **{f"epoch/{name}": value for name, value in epoch.losses.items()}}
         if epoch.validation is not None:
@@ -91,7 +96,7 @@ def _step_of(epoch: Epoch, state: PhaseState) -> int:
 
 
 def _last_epoch_step(events: Path, most: int) -> int:
-    """Return the last step, `most` at most, at which an epoch's points are written; 0 where there is none."""
+    """Return the last step, at most `most`, at which an epoch's points are written; 0 if there is none."""
     if not events.is_dir():
         return 0
     there = EventAccumulator(str(events), size_guidance={"scalars": 0, "images": 1})

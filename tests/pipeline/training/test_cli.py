@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from challenge.contract import COCHLEA, STRUCTURES, VS
 from crossmoda_grl.__main__ import main
 from pipeline.model.weights import load_segmenter
-from pipeline.training import loops as training
-from pipeline.training.run import finished_checkpoint, network_of, progress_of
+from pipeline.training import supervised as training
+from pipeline.training.checkpoint import finished_checkpoint, network_of, saved_progress
 from tests.images import make_image
 
 CPU = torch.device("cpu")
@@ -112,12 +112,17 @@ def test_both_phases_of_both_structures(trained: tuple[Path, Result]) -> None:
     lines = result.stderr.splitlines()
     # What was found stands before anything that was done with it.
     found = "source training: 2 cases (crossmoda_1 to crossmoda_2), 24 x 24 x 12 voxels of 0.5 x 0.5 x 1 mm"
-    departures = next(
-        i for i, line in enumerate(lines) if line.startswith("VS supervised, departures from the paper: ")
+    (departures,) = [i for i, line in enumerate(lines) if "from the paper" in line]
+    assert lines[departures] == (
+        "21 departures from the paper: VS supervised 6, VS adaptation 5, Cochlea supervised 6, Cochlea adaptation 5; "
+        "listed in each settings.json and in summary.md"
     )
-    started = lines.index("VS supervised: 1 epochs of 2 batches")
+    started = lines.index("VS supervised: 1 epoch of 2 batches")
     assert lines.index(found) < departures < started
-    assert "window 16 instead of 128; batch_size 2 instead of 4; epochs 1 instead of 60" in lines[departures]
+    summary = (runs / "vs" / "summary.md").read_text()
+    assert "## Phase 1, supervised: departures from the paper" in summary
+    for line in ("window | 16 instead of 128", "batch_size | 2 instead of 4", "epochs | 1 instead of 60"):
+        assert f"| {line} |" in summary
     assert "target training: 2 cases (crossmoda_106 to crossmoda_107), 24 x 24 x 12 voxels of 0.5 x 0.5 x 1 mm" in lines
     assert any(line.startswith("Cochlea adaptation: epoch 1, rate 6.70e-05, loss") for line in lines)
 
@@ -126,7 +131,7 @@ def test_the_same_command_again_finds_all_done(data: Path, trained: tuple[Path, 
     runs, _ = trained
     again = train(data, runs)
     assert again.exit_code == 0, again.output
-    assert "VS supervised: all 1 epochs are done" in again.stderr
+    assert "VS supervised: finished, 1 epoch" in again.stderr
     other = train(data, runs, "--epochs", 2, "--cache", runs / "another")
     assert other.exit_code == 1
     assert "got others: epochs was 1, is 2; repeat them, or choose another --runs folder" in other.stderr
@@ -149,8 +154,8 @@ def test_export_writes_what_predict_loads(trained: tuple[Path, Result], tmp_path
     assert card["note"] == "a test"
     assert card["data"]["cases"] == {"source_training": 2, "source_validation": 1, "target_training": 2}
     assert card["schedule"] == [
-        "phase 1: 1 epochs, 2 steps, Adam, 0.001, cosine annealing",
-        "phase 2: 1 epochs, 4 steps, Adam, 6.7e-05, cosine annealing, reversal weight by Ganin's ramp to 1",
+        "phase 1: 1 epoch, 2 steps, Adam, 0.001, cosine annealing",
+        "phase 2: 1 epoch, 4 steps, Adam, 6.7e-05, cosine annealing, reversal weight by Ganin's ramp to 1",
     ]
     assert card["departures_from_paper"]["phase1"]["window"] == "16 instead of 128"
     assert set(card["scores"]["source_validation"]["dice"]) == {"crossmoda_96"}
@@ -171,9 +176,10 @@ def test_the_control_and_the_target_s_statistics(data: Path, trained: tuple[Path
     assert control.exit_code == 0, control.output
     # Two source cases, two patches of each, one a step as phase 2 takes one source patch a step.
     assert "VS supervised" not in control.stderr
-    assert "VS control: 1 epochs of 4 batches" in control.stderr
-    assert "control phase 2's steps on the source alone, without the adversary" in control.stderr
-    assert "## Control, phase 2 without the adversary" in (runs / "vs" / "summary.md").read_text()
+    assert "VS control: 1 epoch of 4 batches" in control.stderr
+    summary = (runs / "vs" / "summary.md").read_text()
+    assert "| control | phase 2's steps on the source alone, without the adversary |" in summary
+    assert "## Control, phase 2 without the adversary" in summary
     (tmp_path / "scores.json").write_text('{"target": {"dice_mean": 0.5}}')
 
     def exported(*more: object) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -183,7 +189,7 @@ def test_the_control_and_the_target_s_statistics(data: Path, trained: tuple[Path
         return json.loads((out / "vs.json").read_text()), load_segmenter(out, VS, CPU).network.state_dict()
 
     plain, before = exported("--phase", "control")
-    assert plain["schedule"][1] == "control: 1 epochs, 4 steps, Adam, 6.7e-05, cosine annealing"
+    assert plain["schedule"][1] == "control: 1 epoch, 4 steps, Adam, 6.7e-05, cosine annealing"
     assert plain["summary"].startswith("The network of control (phase 2 without the adversary), epoch 1")
     card, after = exported("--phase", "control", "--target-statistics", "--scores", tmp_path / "scores.json")
     assert card["departures_from_paper"]["statistics"].startswith(
@@ -264,8 +270,9 @@ def test_an_interruption_is_said_and_its_exit_code_is_the_signal_s(
     monkeypatch.setattr(training, "supervised_loss", asked_to_stop)
     result = train(data, tmp_path, "--structure", "vs")
     assert result.exit_code == 143
-    assert f"interrupted by SIGTERM; all is saved in {tmp_path}, the same command goes on" in result.stderr.replace(
-        "\n", " "
+    assert (
+        f"interrupted by SIGTERM; everything is saved in {tmp_path}, the same command resumes it"
+        in result.stderr.replace("\n", " ")
     )
     assert (tmp_path / "vs" / "supervised" / "checkpoint.pt").exists()
     unfinished = run("export", tmp_path, "--out", tmp_path / "weights")
@@ -289,7 +296,7 @@ def test_memory_that_runs_out_is_said(data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(training, "supervised_loss", full)
     result = train(data, tmp_path, "--structure", "vs")
     assert result.exit_code == 1
-    assert "Error: memory: expected room for a step" in result.stderr
+    assert "Error: memory: expected enough for a step" in result.stderr
 
 
 def test_the_defaults_are_the_paper_s() -> None:
@@ -327,7 +334,7 @@ def test_a_run_of_one_process_goes_on_in_two(data: Path, tmp_path: Path, monkeyp
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{tmp_path}/vs/summary.md"]
     assert f"{data}, on cpu, fp32, workers 1, processes 2" in done.stderr
-    assert done.stderr.count("VS supervised: 2 epochs of 2 batches and 1 batches") == 1
-    assert progress_of(finished_checkpoint(phase))["steps_done"] == 4
+    assert done.stderr.count("VS supervised: 2 epochs of 2 batches, resumed after 1 batch") == 1
+    assert saved_progress(finished_checkpoint(phase))["steps_done"] == 4
     assert (phase / "settings.json").read_text() == before
     assert len(list((phase / "tensorboard").iterdir())) == 1

@@ -12,30 +12,33 @@ from torch._dynamo.utils import counters
 from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.model.enet import ENet3d
-from pipeline.training.execution import BF16, FP32, BatchForward, Execution, pick_precision
-from pipeline.training.loops import Trained, train_adaptation, train_supervised
-from pipeline.training.run import RunError, check_run, finished_checkpoint, network_of, train_run
-from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
+from pipeline.training.adaptation import train_adaptation
+from pipeline.training.checkpoint import finished_checkpoint, network_of
+from pipeline.training.execution import BatchForward, Execution, pick_precision
+from pipeline.training.options import BF16, FP32
+from pipeline.training.run import check_run, train_run
+from pipeline.training.settings import RunError
+from pipeline.training.state import Trained
+from pipeline.training.supervised import train_supervised
+from tests.tiny_run import MOMENTS, RECIPES, VOLUMES, tiny_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-SOURCE, VALIDATION, TARGET = VOLUMES.values()
 # Small rates: what rounding does to Adam's first steps is not the point here. In windows below 40 the features are
 # smaller than a kernel of 5, of which torch's CPU build computes wrong gradients in bf16.
-SHORT = dataclasses.replace(
-    RECIPE, window=40, epochs=1, patches_per_volume=4, supervised_rate=1e-5, adaptation_rate=1e-5
-)
+SHORT = {"window": 40, "epochs": 1, "patches_per_volume": 4, "learning_rate": 1e-5}
 
 
 def train(execution: Execution) -> tuple[Trained, Trained]:
-    first = train_supervised(VS, SOURCE, VALIDATION, SHORT, rng=np.random.default_rng(0), execution=execution)
+    recipe = dataclasses.replace(RECIPES["supervised"], **SHORT)
+    first = train_supervised(VS, None, VOLUMES, recipe, rng=np.random.default_rng(0), execution=execution)
     return first, adapt(first.last, execution)
 
 
 def adapt(network: ENet3d, execution: Execution) -> Trained:
-    rng = np.random.default_rng(1)
-    return train_adaptation(VS, network, SOURCE, TARGET, VALIDATION, SHORT, rng=rng, execution=execution)
+    recipe = dataclasses.replace(RECIPES["adaptation"], **SHORT)
+    return train_adaptation(VS, network, VOLUMES, recipe, rng=np.random.default_rng(1), execution=execution)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def test_compiling_leaves_names_and_numbers_alone(plain: tuple[Trained, Trained]
 
 
 def test_precision_decides_weights_and_must_match(tmp_path: Path) -> None:
-    plan = tiny_plan(SHORT, phases=("supervised",))
+    plan = tiny_plan(("supervised",), **SHORT)
     half = Execution(precision=BF16)
     train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, execution=half)
     with pytest.raises(RunError, match="got others: precision was bf16, is fp32; repeat them"):
@@ -108,6 +111,6 @@ def test_a_checkpoint_of_another_execution_goes_on(tmp_path: Path) -> None:
     plan = tiny_plan(phases=("supervised",))
     other, folder = Execution(channels_last=True, workers=1), tmp_path / "vs"
     with pytest.raises(Interrupted):
-        train_run(plan, VOLUMES, folder, device=CPU, execution=other, display=MOMENTS["asked amid an epoch"])
+        train_run(plan, VOLUMES, folder, device=CPU, execution=other, listeners=[MOMENTS["asked amid an epoch"]])
     train_run(plan, VOLUMES, folder, device=CPU)
     assert list(network_of(finished_checkpoint(folder / "supervised"), best=False).state_dict())

@@ -10,11 +10,13 @@ from challenge.contract import SOURCE_SUFFIX, SOURCE_TRAINING_FOLDERS, VS, files
 from pipeline.data.cache import normalised_volume, structure_mask
 from pipeline.data.sampling import TrainingVolume
 from pipeline.phantom import make_cohort
-from pipeline.training.loops import Epoch, paper_recipe, train_supervised
+from pipeline.training.history import Epoch
+from pipeline.training.recipes import SupervisedRecipe
+from pipeline.training.supervised import train_supervised
 
 TRAINING = 4  # of 6 phantoms; the others validate
 # The paper's network, rate, losses and batch size, small windows; 80 patches by 4 are 20 steps an epoch, 100 in all.
-RECIPE = replace(paper_recipe(VS), window=32, epochs=5, patches_per_volume=20)
+RECIPE = replace(SupervisedRecipe.paper(VS), window=32, epochs=5, patches_per_volume=20)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,8 @@ def trained(training: list[TrainingVolume], validation: list[TrainingVolume]) ->
     torch.set_num_threads(1)
     try:
         nearby = [near_the_structure(volume) for volume in validation]
-        return train_supervised(VS, training, nearby, RECIPE, rng=np.random.default_rng(0)).history
+        volumes = {"source_training": training, "source_validation": nearby}
+        return train_supervised(VS, None, volumes, RECIPE, rng=np.random.default_rng(0)).history
     finally:
         torch.set_num_threads(threads)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from challenge.contract import VS
+from challenge.quantities import format_duration
 from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from pipeline.data.sampling import TrainingVolume
-from pipeline.training.loops import Epoch, Validation
+from pipeline.training.history import Epoch, Validation
 from pipeline.training.report import (
     draw_curves,
     draw_slices,
-    duration,
     telling_slice,
     write_history,
     write_summary,
@@ -23,7 +23,7 @@ from pipeline.training.report import (
 
 def epoch(number: int, dice: float | None, **losses: float) -> Epoch:
     scores = None if dice is None else Validation({"crossmoda_96": dice, "crossmoda_97": 0.5}, 1.25)
-    return Epoch(number, 1e-3, {"loss": 2.0 / number, "cross_entropy": 0.5, "dice": 0.4, **losses}, scores, 12.34)
+    return Epoch(number, 1e-3, {"loss": 2.0 / number, "cross_entropy": 0.5, "dice_loss": 0.4, **losses}, scores, 12.34)
 
 
 def test_the_history_has_a_row_an_epoch(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def shows(path: Path, colour: str, tolerance: int = 24) -> bool:
 def test_curves_of_both_phases_and_before_the_first_validation(tmp_path: Path) -> None:
     draw_curves([epoch(1, None)], tmp_path / "one.png", title="VS")
     draw_curves([epoch(n, 0.2 * n) for n in (1, 2, 3)], tmp_path / "three.png", title="VS")
-    health = {"domain": 0.69, "domain_accuracy": 0.5, "reversal": 0.4}
+    health = {"domain_loss": 0.69, "domain_accuracy": 0.5, "grl_weight": 0.4}
     draw_curves([epoch(n, 0.0, **health) for n in (1, 2)], tmp_path / "adversary.png", title="VS")
     width = {name: matplotlib.image.imread(tmp_path / f"{name}.png").shape[1] for name in ("one", "three", "adversary")}
     assert width == {"one": 1260, "three": 1260, "adversary": 1680}  # a fourth panel for the adversary
@@ -80,6 +80,6 @@ def test_a_summary_is_a_table_under_each_heading(tmp_path: Path) -> None:
 
 
 def test_times_as_a_person_says_them() -> None:
-    assert [duration(s) for s in (0.4, 59, 120, 3500, 3599, 11_100)] == [
+    assert [format_duration(s) for s in (0.4, 59, 120, 3500, 3599, 11_100)] == [
         "0 s", "59 s", "2 min", "58 min", "1 h 00 min", "3 h 05 min",
     ]  # fmt: skip

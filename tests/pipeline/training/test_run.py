@@ -16,22 +16,23 @@ import pytest
 import torch
 
 from challenge.signals import Interrupted
-from pipeline.training import loops as training
+from pipeline.training import checkpoint as checkpoints
 from pipeline.training import run as runs
-from pipeline.training.execution import PLAIN, Execution
-from pipeline.training.run import (
-    Display,
-    RunError,
-    RunPlan,
+from pipeline.training import supervised as training
+from pipeline.training.checkpoint import (
     best_network,
     finished_checkpoint,
     network_of,
-    progress_of,
     read_checkpoint,
-    stop_requests,
-    train_run,
+    saved_progress,
 )
-from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
+from pipeline.training.execution import PLAIN, Execution
+from pipeline.training.listeners import Listener
+from pipeline.training.run import train_run
+from pipeline.training.settings import RunError, RunPlan
+from pipeline.training.state import PhaseState
+from pipeline.training.stopping import stop_requests
+from tests.tiny_run import MOMENTS, RECIPES, VOLUMES, tiny_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,7 +72,7 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert list(first) == list(second)
         assert len(first) > 300  # network, best, optimiser's two moments, random state
         assert [name for name in first if not torch.equal(first[name], second[name])] == []
-        progress = [progress_of(end) for end in ends]
+        progress = [saved_progress(end) for end in ends]
         for numbers in progress:
             del numbers["seconds"]
             for epoch in numbers["history"]:
@@ -96,9 +97,9 @@ def test_sigterm_saves_amid_an_epoch_and_exits(tmp_path: Path, whole: Path) -> N
         ("asked amid validation", "adaptation", (1, 4)),
     ):
         with pytest.raises(Interrupted) as interrupted:
-            train_run(tiny_plan(), VOLUMES, folder, device=CPU, display=MOMENTS[moment])
+            train_run(tiny_plan(), VOLUMES, folder, device=CPU, listeners=[MOMENTS[moment]])
         assert interrupted.value.exit_code == 143
-        saved = progress_of(read_checkpoint(folder / phase / "checkpoint.pt"))
+        saved = saved_progress(read_checkpoint(folder / phase / "checkpoint.pt"))
         assert (saved["epoch"], saved["batches_done"]) == progress
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that no step comes before the schedule's is no mistake here
@@ -109,7 +110,7 @@ def test_sigterm_saves_amid_an_epoch_and_exits(tmp_path: Path, whole: Path) -> N
 def test_workers_change_nothing_even_across_an_interruption(tmp_path: Path, whole: Path) -> None:
     folder, ahead = tmp_path / "vs", Execution(workers=2)
     with pytest.raises(Interrupted):
-        train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead, display=MOMENTS["asked amid an epoch"])
+        train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead, listeners=[MOMENTS["asked amid an epoch"]])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
     train_run(tiny_plan(), VOLUMES, folder, device=CPU, execution=ahead)
     assert_same_end(folder, whole)
@@ -130,7 +131,7 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
         with (whole / phase / "history.csv").open() as stream:
             rows = list(csv.DictReader(stream))
         assert [row["epoch"] for row in rows] == ["1", "2"]
-        assert {"loss", "cross_entropy", "dice", "validation_dice", "predicted_over_true_volume"} <= set(rows[0])
+        assert {"loss", "cross_entropy", "dice_loss", "validation_dice", "predicted_over_true_volume"} <= set(rows[0])
         mean = (float(rows[0]["dice crossmoda_96"]) + float(rows[0]["dice crossmoda_97"])) / 2
         assert float(rows[0]["validation_dice"]) == pytest.approx(mean, abs=1e-4)
     record = json.loads((whole / "adaptation" / "settings.json").read_text())["record"]
@@ -151,7 +152,7 @@ def test_phase_2_starts_from_phase_1_s_best(whole: Path) -> None:
     best = network_of(checkpoint, best=True).state_dict()
     assert torch.equal(best["decoder.fullconv.weight"], best_network(whole / "supervised").decoder.fullconv.weight)
     adapted = network_of(finished_checkpoint(whole / "adaptation"), best=False).decoder.fullconv.weight
-    steps = 8 * RECIPE.adaptation_rate
+    steps = 8 * RECIPES["adaptation"].learning_rate
     assert 0 < (adapted - best["decoder.fullconv.weight"]).abs().max() <= 1.5 * steps
 
 
@@ -169,17 +170,16 @@ def refused(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> str:
 
 
 def test_other_settings_are_refused_by_name(whole: Path) -> None:
-    longer = dataclasses.replace(RECIPE, epochs=3, mirror=False)
-    message = refused(tiny_plan(longer), whole)
-    assert "expected the settings that this run was begun with" in message
+    message = refused(tiny_plan(epochs=3, mirror=False), whole)
+    assert "expected the settings that this run was started with" in message
     assert "got others: epochs was 2, is 3; mirror was True, is False; repeat them" in message
     assert "seed was 0, is 1" in refused(tiny_plan(seed=1), whole)
     plan = tiny_plan()
     fewer = dataclasses.replace(plan.data, source_training=plan.data.source_training[:1])
     assert "source_training differs in crossmoda_2" in refused(dataclasses.replace(plan, data=fewer), whole)
     # What only phase 2 looks at does not matter to phase 1.
-    faster = tiny_plan(dataclasses.replace(RECIPE, adaptation_rate=0.5), phases=("supervised",))
-    train_run(faster, VOLUMES, whole, device=CPU)
+    fewer = dataclasses.replace(plan.data, target_training=())
+    train_run(dataclasses.replace(tiny_plan(("supervised",)), data=fewer), VOLUMES, whole, device=CPU)
 
 
 def test_a_run_from_before_precision_was_named_goes_on(tmp_path: Path, whole: Path) -> None:
@@ -207,13 +207,13 @@ def test_a_damaged_checkpoint_is_said_and_not_run(tmp_path: Path, whole: Path) -
     (folder / "supervised" / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     assert "expected a checkpoint, got a damaged file" in refused(tiny_plan(), folder)
     torch.save({"format": 99}, folder / "supervised" / "checkpoint.pt")
-    assert "expected a checkpoint of format 1, got 99" in refused(tiny_plan(), folder)
+    assert "expected format 2, got 99" in refused(tiny_plan(), folder)
 
     class Harmful:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return os.system, ("touch " + str(tmp_path / "harm"),)
 
-    torch.save({"format": 1, "state": Harmful()}, folder / "supervised" / "checkpoint.pt")
+    torch.save({"format": 2, "state": Harmful()}, folder / "supervised" / "checkpoint.pt")
     assert "expected a checkpoint, got a damaged file" in refused(tiny_plan(), folder)
     assert not (tmp_path / "harm").exists()
 
@@ -225,10 +225,10 @@ def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
         assert "got one that another process is training" in refused(tiny_plan(), folder)
 
 
-class NotANumber(Display):
+class NotANumber(Listener):
     """Makes the network's next output NaN once an epoch is finished."""
 
-    def epoch_finished(self, state: training.PhaseState) -> None:
+    def epoch_finished(self, state: PhaseState) -> None:
         with torch.no_grad():
             state.network.decoder.fullconv.weight.fill_(float("nan"))
 
@@ -236,9 +236,9 @@ class NotANumber(Display):
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     plan = tiny_plan(phases=("supervised",))
     with pytest.raises(FloatingPointError, match=r"epoch 2, cases crossmoda_\d, crossmoda_\d: expected a finite loss"):
-        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=NotANumber())
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, listeners=[NotANumber()])
     checkpoint = read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt")
-    assert progress_of(checkpoint)["epoch"] == 1
+    assert saved_progress(checkpoint)["epoch"] == 1
     assert all(t.isfinite().all() for t in network_of(checkpoint, best=False).state_dict().values())
 
 
@@ -257,27 +257,27 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         train_run(tiny_plan(phases=("supervised",)), VOLUMES, tmp_path / "vs", device=CPU)
     assert calls == [".partial-checkpoint.pt"] * 2
-    assert progress_of(read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt"))["epoch"] == 1
+    assert saved_progress(read_checkpoint(tmp_path / "vs" / "supervised" / "checkpoint.pt"))["epoch"] == 1
     assert not list((tmp_path / "vs" / "supervised").glob(".partial*"))
 
 
 def test_a_long_epoch_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(checkpoints, "_SAVE_EVERY_S", -1.0)
     saved: list[tuple[int, int]] = []
-    state_dict = training.PhaseState.state_dict
+    state_dict = PhaseState.state_dict
     monkeypatch.setattr(
-        training.PhaseState,
+        PhaseState,
         "state_dict",
         lambda self: (saved.append((self.epoch, self.batches_done)), state_dict(self))[1],
     )
-    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    one = tiny_plan(("supervised",), epochs=1)
     train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
     # After each of two batches, after each of two validation cases, and when the epoch is finished.
     assert saved == [(0, 1), (0, 2), (0, 2), (0, 2), (1, 0)]
 
 
 def test_records_that_a_kill_prevented_are_written_by_the_next_start(tmp_path: Path) -> None:
-    one = tiny_plan(dataclasses.replace(RECIPE, epochs=1), phases=("supervised",))
+    one = tiny_plan(("supervised",), epochs=1)
     train_run(one, VOLUMES, tmp_path / "vs", device=CPU)
     records = [tmp_path / "vs" / "supervised" / name for name in ("history.csv", "curves.png")]
     for record in records:

@@ -1,6 +1,5 @@
 """What TensorBoard reads back: every point once, whatever interrupted the run."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from challenge.signals import Interrupted
 from pipeline.training import tensorboard as training_events
-from pipeline.training.display import Displays
-from pipeline.training.loops import PhaseState
-from pipeline.training.run import finished_checkpoint, progress_of, train_run
+from pipeline.training.checkpoint import finished_checkpoint, saved_progress
+from pipeline.training.run import train_run
+from pipeline.training.state import PhaseState
 from pipeline.training.tensorboard import TrainingEvents
-from tests.tiny_run import MOMENTS, RECIPE, VOLUMES, tiny_plan
+from tests.tiny_run import MOMENTS, VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
 
@@ -31,17 +30,17 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def train(runs: Path, *, until: str | None = None, epochs: int = 2) -> None:
-    plan = tiny_plan(dataclasses.replace(RECIPE, epochs=epochs, validate_every=2))
+    plan = tiny_plan(epochs=epochs, validate_every=2)
     with TrainingEvents(runs) as shown:
-        display = Displays(shown, MOMENTS[until]) if until else shown
-        train_run(plan, VOLUMES, runs / "vs", device=CPU, display=display)
+        listeners = [shown, MOMENTS[until]] if until else [shown]
+        train_run(plan, VOLUMES, runs / "vs", device=CPU, listeners=listeners)
 
 
 def assert_all_there(folder: Path) -> None:
     """Every epoch's and every step's points, once and in order, with the history's values."""
-    history = progress_of(finished_checkpoint(folder))["history"]
+    history = saved_progress(finished_checkpoint(folder))["history"]
     read = events(folder)
-    batches = progress_of(finished_checkpoint(folder))["steps_done"] // len(history)
+    batches = saved_progress(finished_checkpoint(folder))["steps_done"] // len(history)
     for name, value in history[0]["losses"].items():
         points = read.Scalars(f"epoch/{name}")
         assert [point.step for point in points] == [batches * epoch["number"] for epoch in history]
@@ -63,7 +62,9 @@ def test_both_phases_interrupted_twice(tmp_path: Path) -> None:
     train(tmp_path)
     for phase in ("supervised", "adaptation"):
         assert_all_there(tmp_path / "vs" / phase)
-    assert {"epoch/domain_accuracy", "epoch/reversal"} <= set(events(tmp_path / "vs" / "adaptation").Tags()["scalars"])
+    assert {"epoch/domain_accuracy", "epoch/grl_weight"} <= set(
+        events(tmp_path / "vs" / "adaptation").Tags()["scalars"]
+    )
     files = sorted((tmp_path / "vs").rglob("events.*"))
     train(tmp_path)  # all is done
     assert sorted((tmp_path / "vs").rglob("events.*")) == files
@@ -79,11 +80,11 @@ class OlderCheckpoint(TrainingEvents):
 
 
 def test_what_a_killed_run_wrote_beyond_its_checkpoint_is_purged(tmp_path: Path) -> None:
-    plan = tiny_plan(dataclasses.replace(RECIPE, validate_every=2), phases=("supervised",))
+    plan = tiny_plan(("supervised",), validate_every=2)
     with pytest.raises(KeyboardInterrupt), OlderCheckpoint(tmp_path) as shown:
-        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=shown)
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, listeners=[shown])
     with TrainingEvents(tmp_path) as shown:
-        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=shown)
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, listeners=[shown])
     assert_all_there(tmp_path / "vs" / "supervised")
 
 
@@ -98,11 +99,11 @@ class Silent(TrainingEvents):
 def test_epochs_that_are_not_written_yet_are_added_from_the_history(tmp_path: Path, without_events: bool) -> None:
     plan = tiny_plan(phases=("supervised",))
     with Silent(tmp_path) as shown:
-        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=shown)
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, listeners=[shown])
     folder = tmp_path / "vs" / "supervised"
     if without_events:
         shutil.rmtree(folder / "tensorboard")
     with TrainingEvents(tmp_path) as shown:
-        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, display=shown)
+        train_run(plan, VOLUMES, tmp_path / "vs", device=CPU, listeners=[shown])
     assert [point.step for point in events(folder).Scalars("epoch/loss")] == [2, 4]
     assert [point.step for point in events(folder).Scalars("validation/dice")] == [2, 4]

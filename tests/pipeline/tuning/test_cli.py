@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from crossmoda_grl.__main__ import main
-from pipeline.training import loops as training
+from pipeline.training import supervised as training
 from tests.pipeline.training import test_cli as training_commands
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -36,12 +36,12 @@ def test_a_search_ends_with_settings_trials_page_and_pictures(tuned) -> None:
     assert result.stdout.splitlines() == [f"{folder}/{name}" for name in names.split()]
     lines = result.stderr.splitlines()
     assert lines[0] == f"study vs-supervised in sqlite:///{folder}/study.db"
-    assert "trial 0 running, supervised_rate 0.001, dice_weight 3.4, the paper's point" in lines
-    assert [line for line in lines if line.startswith("trial 2 complete, supervised_rate ")]
+    assert "trial 0 running, learning_rate 0.001, dice_weight 3.4, the paper's point" in lines
+    assert [line for line in lines if line.startswith("trial 2 complete, learning_rate ")]
     with (folder / "trials.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["state"] for row in rows] == ["complete"] * 3
-    assert (float(rows[0]["supervised_rate"]), float(rows[0]["dice_weight"])) == (1e-3, 3.4)
+    assert (float(rows[0]["learning_rate"]), float(rows[0]["dice_weight"])) == (1e-3, 3.4)
     best = max(float(row["score"]) for row in rows)
     assert f": source-dice {best:.4f}" in (folder / "best.toml").read_text().splitlines()[0]
 
@@ -146,7 +146,7 @@ def test_an_interruption_s_exit_code_is_the_signal_s(
     monkeypatch.setattr(training, "supervised_loss", asked_to_stop)
     result = tune(data, tmp_path, "--trials", 2)
     assert result.exit_code == 143
-    assert "interrupted by SIGTERM; the same command goes on from there" in result.stderr
+    assert "interrupted by SIGTERM; the same command resumes the search" in result.stderr
     assert "0,retried,0.001,3.4" in (tmp_path / "vs-supervised" / "trials.csv").read_text()
 
 

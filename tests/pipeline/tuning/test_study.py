@@ -13,10 +13,18 @@ import torch
 from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.config import PAPER
-from pipeline.training import loops as training
-from pipeline.training.recipes import RECIPES, chosen_recipes
-from pipeline.tuning.search import SPACES, TrialRow, best_row, paper_row, volume_agreement, write_best
-from pipeline.tuning.study import StudyError, load_study, open_study, plots_of, rows_of, settings_of, storage_at, tune
+from pipeline.model.enet import ENet3d
+from pipeline.training import supervised as training
+from pipeline.training.named_recipes import RECIPES, chosen_recipes
+from pipeline.training.phases import ADAPTATION, SUPERVISED
+from pipeline.tuning.criterion import volume_agreement
+from pipeline.tuning.plots import plots_of
+from pipeline.tuning.report import write_best
+from pipeline.tuning.spaces import SPACES
+from pipeline.tuning.storage import StudyError, storage_at
+from pipeline.tuning.study import load_study, open_study, rows_of, settings_of
+from pipeline.tuning.trials import TrialRow, best_row, paper_row
+from pipeline.tuning.worker import Worker
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 from tests.tiny_search import CPU, SEARCHED, Ender, search, search_plan
 
@@ -24,7 +32,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
-PAPERS_POINT = {"supervised_rate": 1e-3, "dice_weight": 3.4}
+PAPERS_POINT = {"learning_rate": 1e-3, "dice_weight": 3.4}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +50,8 @@ def test_the_spaces_are_the_paper_s() -> None:
     # phase, the initial learning rate in the domain adaptation phase and the weight w_d, respectively"
     told = {phase: [(p.name, p.low, p.high, p.log, p.paper) for p in space] for phase, space in SPACES.items()}
     assert told == {
-        "supervised": [("supervised_rate", 1e-5, 0.1, True, 1e-3), ("dice_weight", 0.1, 4.0, False, 3.4)],
-        "adaptation": [("adaptation_rate", 1e-10, 0.1, True, 6.7e-5)],
+        "supervised": [("learning_rate", 1e-5, 0.1, True, 1e-3), ("dice_weight", 0.1, 4.0, False, 3.4)],
+        "adaptation": [("learning_rate", 1e-10, 0.1, True, 6.7e-5)],
     }
     assert PAPER.supervised_rate_range == (1e-5, 0.1)
 
@@ -82,8 +90,8 @@ def test_interrupted_the_trial_is_queued_and_goes_on_from_its_checkpoint(tmp_pat
     assert interrupted.value.exit_code == 143
     rows = rows_of(load_study(storage_at(f"sqlite:///{tmp_path}/study.db"), "tiny"))
     assert [(row.number, row.state, row.note) for row in rows] == [
-        (0, "retried", "interrupted by SIGTERM; goes on as trial 1"),
-        (1, "waiting", "trial 0 anew"),
+        (0, "retried", "interrupted by SIGTERM; retried as trial 1"),
+        (1, "waiting", "retry of trial 0"),
     ]
     assert (tmp_path / "trials" / "0000" / "supervised" / "checkpoint.pt").exists()
     rows = rows_of(search(tmp_path, 3))
@@ -122,7 +130,7 @@ def test_a_pruned_trial_keeps_the_epochs_that_it_had(tmp_path: Path) -> None:
     plan, storage = search_plan(), storage_at(f"sqlite:///{tmp_path}/study.db")
     study = open_study(plan, storage, "tiny")
     study.pruner = optuna.pruners.ThresholdPruner(lower=2.0)  # no Dice is that high
-    tune(plan, study, storage, VOLUMES, tmp_path, trials=1, device=CPU)
+    Worker(plan, study, storage, VOLUMES, tmp_path, CPU).run(1)
     (row,) = rows_of(study)
     assert (row.state, row.epoch) == ("pruned", 1)
     folder = tmp_path / "trials" / "0000" / "supervised"
@@ -132,7 +140,7 @@ def test_a_pruned_trial_keeps_the_epochs_that_it_had(tmp_path: Path) -> None:
 
 
 def test_the_median_prunes_after_a_quarter_of_the_epochs(tmp_path: Path) -> None:
-    long = tiny_plan(replace(RECIPE, epochs=8), phases=("supervised",))
+    long = tiny_plan(("supervised",), epochs=8)
     study = open_study(search_plan(run=long, pruner="median"), storage_at(f"sqlite:///{tmp_path}/study.db"), "tiny")
     space = {p.name: optuna.distributions.FloatDistribution(p.low, p.high, log=p.log) for p in SPACES["supervised"]}
     for _ in range(5):
@@ -153,7 +161,7 @@ def test_the_median_prunes_after_a_quarter_of_the_epochs(tmp_path: Path) -> None
 def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
     storage = storage_at(f"sqlite:///{tmp_path}/study.db")
     open_study(search_plan(), storage, "tiny")
-    longer = search_plan(run=tiny_plan(replace(SEARCHED, epochs=9), phases=("supervised",)), pruner="median")
+    longer = search_plan(run=tiny_plan(("supervised",), **{**SEARCHED, "epochs": 9}), pruner="median")
     with pytest.raises(StudyError, match="got another: pruner was none, is median; epochs was 2, is 9; repeat"):
         open_study(longer, storage, "tiny")
     study = open_study(search_plan(), storage, "narrow")
@@ -178,23 +186,21 @@ def test_storages_that_are_none_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["paper", "cpu"])
 def test_the_best_trial_s_settings_are_what_train_takes(tmp_path: Path, name: str) -> None:
-    recipe = replace(RECIPES[name][VS, "supervised"], window=48, channels=(4, 8, 16))
-    plan = search_plan(run=replace(tiny_plan(recipe, phases=("supervised",)), recipe_name=name))
-    values = {"supervised_rate": 1.25e-5, "dice_weight": 0.3}
+    recipe = replace(RECIPES[name][VS][SUPERVISED], window=48, channels=(4, 8, 16))
+    plan = search_plan(run=replace(tiny_plan(), recipes={SUPERVISED: recipe}, recipe_name=name))
+    values = {"learning_rate": 1.25e-5, "dice_weight": 0.3}
     write_best(tmp_path / "best.toml", TrialRow(7, "complete", values, 3, 0.5), plan.settings(), study="tiny")
     taken = chosen_recipes(name, VS, config=tmp_path / "best.toml")
-    assert taken["supervised"] == plan.run_with(values).recipes["supervised"]
+    assert taken[SUPERVISED] == plan.run_with(values).recipes[SUPERVISED]
     # Phase 2 takes w_d over; nothing else.
-    assert taken["adaptation"] == replace(RECIPES[name][VS, "adaptation"], **values)
+    assert taken[ADAPTATION] == replace(RECIPES[name][VS][ADAPTATION], dice_weight=0.3)
     # The files of two phases can be joined.
-    other = search_plan(
-        run=replace(tiny_plan(RECIPES[name][VS, "adaptation"], phases=("adaptation",)), recipe_name=name)
-    )
+    other = search_plan(run=replace(tiny_plan(), recipes={ADAPTATION: RECIPES[name][VS][ADAPTATION]}, recipe_name=name))
     write_best(
-        tmp_path / "2.toml", TrialRow(1, "complete", {"adaptation_rate": 2e-6}, 3, 0.5), other.settings(), study="b"
+        tmp_path / "2.toml", TrialRow(1, "complete", {"learning_rate": 2e-6}, 3, 0.5), other.settings(), study="b"
     )
     (tmp_path / "both.toml").write_text((tmp_path / "best.toml").read_text() + (tmp_path / "2.toml").read_text())
-    assert chosen_recipes(name, VS, config=tmp_path / "both.toml")["adaptation"].adaptation_rate == 2e-6
+    assert chosen_recipes(name, VS, config=tmp_path / "both.toml")[ADAPTATION].learning_rate == 2e-6
 
 
 def test_volumes_agree_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +216,7 @@ def test_volumes_agree_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pipeline.inference.segment.predict_volume", predict)
     target = [*VOLUMES["target_training"], VOLUMES["target_training"][0]]
-    agreement = volume_agreement(training.ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE, CPU)
+    agreement = volume_agreement(ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE, CPU)
     assert agreement == pytest.approx((1 + (expected // 2) / expected + 0) / 3)
     with pytest.raises(ValueError, match="expected target volumes"):
-        volume_agreement(training.ENet3d(channels=(4, 8, 16)), source, [], VS, RECIPE, CPU)
+        volume_agreement(ENet3d(channels=(4, 8, 16)), source, [], VS, RECIPE, CPU)
