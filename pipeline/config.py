@@ -15,6 +15,8 @@ SPLIT_PARTS = SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = (
 )
 # ENet halves a patch three times: sides are multiples of this.
 SIDE_MULTIPLE = 8
+# Which network of a phase: the best by source validation, or as the last epoch left it.
+BEST, LAST = "best", "last"
 # Where the adversary can take its features: the encoder's output, or its first stage's.
 FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
 
@@ -80,6 +82,8 @@ class Ours:
     structure_fraction: float = 0.5
     # An epoch takes every training volume once, with this many patches from each.
     patches_per_volume: int = 1
+    # What anatomy allows of a predicted structure (beyond the paper, off by default): one tumour, a cochlea a side.
+    components: dict[Structure, str] = field(default_factory=lambda: {VS: "largest", COCHLEA: "one-a-side"})
     # Where batch norm's statistics are re-estimated on the target (off by default): so many patches of each scan.
     statistics_patches: int = 4
 
@@ -88,9 +92,11 @@ PAPER = Paper()
 OURS = Ours()
 
 __all__ = [
+    "BEST",
     "COCHLEA",
     "EARLY_LAYER",
     "FEATURE_LAYERS",
+    "LAST",
     "OURS",
     "PAPER",
     "SIDE_MULTIPLE",

@@ -1,6 +1,7 @@
 """Connected components of a mask, and which of them to keep: the anatomy that a network does not know.
 
-Pseudo-labels in training and post-processing in prediction use the same rules. Voxels touch by their faces.
+Pseudo-labels in training and post-processing in prediction use the same rules. Voxels touch by faces, edges or corners:
+a cochlea is thin.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,33 @@ from scipy import ndimage
 # The cochleas of the phantoms lie 65 mm apart, those of a measured patient 75 mm; one side's labyrinth spans under 20.
 SIDES_APART_MM = 30.0
 
+# What to keep of a mask: every component, the largest, or the largest and another one far from it.
+EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
+COMPONENTS = (EVERY, LARGEST, ONE_A_SIDE)
+
 Mask = NDArray[np.bool_]
+_TOUCHING = np.ones((3, 3, 3), dtype=np.bool_)
+
+
+def labelled_components(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """Number the components of a mask `(D, H, W)`; return the numbers, int32, 0 outside, and how many there are."""
+    labels, count = ndimage.label(mask, structure=_TOUCHING)
+    return labels.astype(np.int32, copy=False), int(count)
+
+
+def kept_components(
+    mask: Mask, rule: str, spacing_mm: Sequence[float], score: NDArray[np.float32] | None = None
+) -> Mask:
+    """Keep what a rule, one of `COMPONENTS`, says of a mask `(D, H, W)`; arguments as `one_component_a_side`.
+
+    Raises:
+        ValueError: no such rule.
+    """
+    if rule not in COMPONENTS:
+        raise ValueError(f"components: expected one of {', '.join(COMPONENTS)}, got {rule}")
+    if rule == EVERY:
+        return mask
+    return largest_component(mask, score) if rule == LARGEST else one_component_a_side(mask, spacing_mm, score)
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice, slice] | None:
@@ -62,12 +89,12 @@ def _kept(
     box = bounding_box(mask)
     if box is None:
         return kept
-    labels, count = ndimage.label(mask[box])
+    labels, count = labelled_components(mask[box])
     numbers = np.arange(1, count + 1)
     if score is None:
         sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:].astype(np.float64)
     else:
-        sizes = ndimage.sum_labels(score[box], labels, numbers)
+        sizes = np.asarray(ndimage.sum_labels(score[box], labels, numbers), dtype=np.float64)
     first = int(np.argmax(sizes))
     chosen = [first]
     if apart_mm is not None and count > 1:

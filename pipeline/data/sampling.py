@@ -4,7 +4,7 @@ Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes". W
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import OURS
+from pipeline.data.intensities import Intensities, intensities_of
 from pipeline.data.patches import Scalar, Shape, box_around, pad_to
 
 # A patch's centre may lie this far from the chosen voxel of the structure, as a fraction of the patch's side. So the
@@ -28,27 +29,36 @@ _DRAWS = 100
 class TrainingVolume:
     """A case ready for training: normalised `volume` `(D, H, W)` float32; `mask` of one structure, bool, or None.
 
+    `certain`, bool `(D, H, W)`, tells which voxels of a pseudo-label count in the loss; without it all do.
+
     Raises:
-        ValueError: a wrong dtype or number of axes, or a mask of another shape.
+        ValueError: a wrong dtype or number of axes, or a mask or `certain` of another shape.
     """
 
     case: str
     volume: NDArray[np.float32]
     mask: NDArray[np.bool_] | None = None
+    certain: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Check the volume, and that the mask fits it."""
         if self.volume.ndim != 3 or self.volume.dtype != np.float32:
             got = f"{self.volume.ndim} axes of {self.volume.dtype}"
             raise ValueError(f"{self.case}: expected a volume (D, H, W) of float32, got {got}; normalise it first")
-        if self.mask is not None and (self.mask.shape != self.volume.shape or self.mask.dtype != np.bool_):
-            got = f"{self.mask.dtype} {self.mask.shape}"
-            raise ValueError(f"{self.case}: expected a mask of bool {self.volume.shape}, got {got}; resample it too")
+        for what, array in (("a mask", self.mask), ("certain voxels", self.certain)):
+            if array is not None and (array.shape != self.volume.shape or array.dtype != np.bool_):
+                got = f"{array.dtype} {array.shape}"
+                raise ValueError(f"{self.case}: expected {what} of bool {self.volume.shape}, got {got}; resample it")
 
     @cached_property
     def structure_voxels(self) -> NDArray[np.intp]:
         """List the structure's voxels as flat indices; empty without a mask."""
         return np.flatnonzero(self.mask) if self.mask is not None else np.empty(0, dtype=np.intp)
+
+    @cached_property
+    def intensities(self) -> Intensities:
+        """Return what random contrast needs to know of the whole volume."""
+        return intensities_of(self.volume)
 
     @cached_property
     def mean(self) -> np.float32:
@@ -61,21 +71,37 @@ class TrainingVolume:
         return np.flatnonzero(self.volume > self.mean)
 
 
+# Changes a patch: (patch float32, mask bool, certain bool, its volume, rng) -> the first three, all `(D, H, W)`.
+Augment = Callable[
+    [NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], TrainingVolume, np.random.Generator],
+    tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]],
+]
+
+
 class PatchDraw(NamedTuple):
-    """A patch that is drawn but not yet cut: a cube of side `window` around `centre` `(z, y, x)`, mirrored or not."""
+    """A patch that is drawn but not yet cut: a cube of side `window` around `centre` `(z, y, x)`, mirrored or not.
+
+    `augment` changes it, with random draws from `seed`.
+    """
 
     volume: TrainingVolume
     centre: Shape
     window: int
     mirrored: bool
+    augment: Augment | None = None
+    seed: int = 0
 
 
 class PatchBatch(NamedTuple):
-    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False for a case without one), case names."""
+    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False for a case without one), case names.
+
+    `certain`, bool `(N, D, H, W)`, are the voxels that count in the loss, or None where all do.
+    """
 
     patches: NDArray[np.float32]
     masks: NDArray[np.bool_]
     cases: tuple[str, ...]
+    certain: NDArray[np.bool_] | None = None
 
 
 def structure_centre(volume: TrainingVolume, window: int, rng: np.random.Generator) -> Shape:
@@ -129,6 +155,7 @@ def epoch_draws(
     patches_per_volume: int = OURS.patches_per_volume,
     structure_fraction: float = OURS.structure_fraction,
     mirror: bool = False,
+    augment: Augment | None = None,
 ) -> Iterator[list[PatchDraw]]:
     """Draw one epoch's batches: every volume `patches_per_volume` times, in random order.
 
@@ -144,6 +171,8 @@ def epoch_draws(
         patches_per_volume: patches of each volume in an epoch.
         structure_fraction: 0 to 1.
         mirror: flip each patch left to right with probability one half; off by default, because the paper does not.
+        augment: changes every patch when it is cut; each patch's draws come from a seed that is drawn here, so that
+            the same patches come out wherever they are cut. Without it nothing is drawn.
 
     Raises:
         ValueError: no volumes, a fraction out of range, or a mask without voxels.
@@ -161,7 +190,9 @@ def epoch_draws(
                 centre = structure_centre(volume, window, rng)
             else:
                 centre = head_centre(volume, rng)
-            draws.append(PatchDraw(volume, centre, window, mirrored=mirror and rng.random() < 0.5))
+            mirrored = mirror and rng.random() < 0.5
+            seed = int(rng.integers(2**63)) if augment is not None else 0
+            draws.append(PatchDraw(volume, centre, window, mirrored, augment, seed))
         yield draws
 
 
@@ -176,17 +207,26 @@ def half_and_half(source: Iterator[list[PatchDraw]], target: Iterator[list[Patch
 
 
 def cut_batch(draws: Sequence[PatchDraw]) -> PatchBatch:
-    """Cut a batch's patches and masks out of their volumes."""
-    patches, masks = [], []
-    for volume, centre, window, mirrored in draws:
-        patch = cut_patch(volume.volume, centre, window)
-        if volume.mask is not None:
-            mask = cut_patch(volume.mask, centre, window)
-        else:
-            mask = np.zeros(patch.shape, dtype=np.bool_)
-        patches.append(patch[..., ::-1] if mirrored else patch)
-        masks.append(mask[..., ::-1] if mirrored else mask)
-    return PatchBatch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
+    """Cut a batch's patches and masks out of their volumes, and augment those that are to be augmented."""
+    patches, masks, certain = [], [], []
+    for draw in draws:
+        volume, flip = draw.volume, slice(None, None, -1 if draw.mirrored else None)
+        patch = cut_patch(volume.volume, draw.centre, draw.window)[..., flip]
+        mask, counts = (
+            np.full(patch.shape, default) if array is None else cut_patch(array, draw.centre, draw.window)[..., flip]
+            for array, default in ((volume.mask, False), (volume.certain, True))
+        )
+        if draw.augment is not None:
+            patch, mask, counts = draw.augment(patch, mask, counts, volume, np.random.default_rng(draw.seed))
+        patches.append(patch)
+        masks.append(mask)
+        certain.append(counts)
+    return PatchBatch(
+        np.stack(patches)[:, None],
+        np.stack(masks),
+        tuple(draw.volume.case for draw in draws),
+        np.stack(certain) if any(draw.volume.certain is not None for draw in draws) else None,
+    )
 
 
 def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[PatchBatch]:

@@ -46,11 +46,17 @@ def soft_dice_loss(probability: torch.Tensor, mask: torch.Tensor, smoothing: flo
     return 1 - (2 * intersection + smoothing) / (probability.sum() + g.sum() + smoothing)
 
 
-def supervised_loss(logits: torch.Tensor, mask: torch.Tensor, dice_weight: float = PAPER.dice_weight) -> SupervisedLoss:
+def supervised_loss(
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    dice_weight: float = PAPER.dice_weight,
+    certain: torch.Tensor | None = None,
+) -> SupervisedLoss:
     """Return L_S = L_c + w_d L_d for logits `(N, 2, D, H, W)` and the structure's mask `(N, D, H, W)`, bool.
 
     The cross entropy is the mean over all voxels; the Dice loss is that of the structure's channel. Both are computed
-    in float32 even under autocast, because half precision cannot hold sums over a million voxels.
+    in float32 even under autocast, because half precision cannot hold sums over a million voxels. With `certain`, bool
+    `(N, D, H, W)`, both are over those voxels alone: that is for pseudo-labels, beyond the paper.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -64,8 +70,14 @@ def supervised_loss(logits: torch.Tensor, mask: torch.Tensor, dice_weight: float
         )
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        cross_entropy = functional.cross_entropy(logits, mask.long())
-        dice = soft_dice_loss(logits.softmax(dim=1)[:, 1], mask)
+        probability = logits.softmax(dim=1)[:, 1]
+        if certain is None:
+            cross_entropy = functional.cross_entropy(logits, mask.long())
+            dice = soft_dice_loss(probability, mask)
+        else:
+            of_voxels = functional.cross_entropy(logits, mask.long(), reduction="none")
+            cross_entropy = (of_voxels * certain).sum() / certain.sum().clamp(min=1)
+            dice = soft_dice_loss(probability * certain, mask & certain)
         return SupervisedLoss(cross_entropy, dice, cross_entropy + dice_weight * dice)
 
 

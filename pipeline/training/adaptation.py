@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from challenge.contract import Structure
+from pipeline.adaptation.randomisation import augment_by
 from pipeline.config import EARLY_LAYER, SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
 from pipeline.data.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
 from pipeline.model.domain import DomainClassifier, reversal_weight
@@ -96,7 +97,10 @@ def train_adaptation(
         network.train()
         classifier.train()
         drawing = recipe.drawing()
-        draws = half_and_half(epoch_draws(source, rng=rng, **drawing), epoch_draws(target, rng=rng, **drawing))
+        draws = half_and_half(
+            epoch_draws(source, rng=rng, augment=augment_by(recipe.augmentation), **drawing),
+            epoch_draws(target, rng=rng, **drawing),
+        )
         for batch in cut_batches(state.batches_left(draws), execution.workers):
             n = len(batch.cases) // 2
             masks = torch.from_numpy(batch.masks[:n]).to(device)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from challenge.files import written_whole
 from challenge.signals import Interrupted
+from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import Ranks
@@ -99,6 +100,10 @@ class Stopper(Listener):
     def __init__(self, stop: StopRequest, ranks: Ranks, keeper: CheckpointKeeper) -> None:
         """Stop at a request; the keeper saves."""
         self._stop, self._ranks, self._keeper = stop, ranks, keeper
+
+    def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
+        """End, if asked; the resumed phase labels the target again."""
+        self._end_if_asked(state)
 
     def stepped(self, state: PhaseState) -> None:
         """Save and end, if asked."""

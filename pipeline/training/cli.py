@@ -14,9 +14,10 @@ from rich.console import Console
 
 from challenge.contract import STRUCTURES
 from challenge.signals import Interrupted, interruptible
+from pipeline.config import BEST, LAST
 from pipeline.training.named_recipes import RECIPES
 from pipeline.training.options import ALL, AUTO, DEVICES, PRECISIONS
-from pipeline.training.phases import BEST, LAST, PHASES
+from pipeline.training.phases import PHASES
 
 _PATH = click.Path(path_type=Path)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from challenge.quantities import counted, format_duration
+from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.training.listeners import Listener
 from pipeline.training.state import PhaseState
@@ -32,6 +33,7 @@ class ProgressDisplay(Listener):
         self._task: TaskID | None = None
         self._since = self._said_at = time.perf_counter()
         self._steps_before = 0
+        self._labels: list[bool] = []  # whether each target case's pseudo-label is kept, until that is told
 
     def __enter__(self) -> "ProgressDisplay":
         """Show the bar."""
@@ -61,8 +63,18 @@ class ProgressDisplay(Listener):
         total = state.epochs * state.batches_per_epoch
         self._task = self._bar.add_task(state.title, total=total, completed=state.steps_done, status="")
 
+    def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
+        """Show that a target case is labelled; print why one is refused."""
+        self._labels.append(not label.refused)
+        self._show(state, f"labelled {case}")
+        if label.refused:
+            self._say(f"{state.title}: {case} is left out: {label.refused}")
+
     def stepped(self, state: PhaseState) -> None:
         """Show the epoch's mean loss so far, the domain classifier's accuracy if there is one, and the time left."""
+        if self._labels:
+            self._say(f"{state.title}: {counted(sum(self._labels), 'pseudo-label')} of {len(self._labels)} kept")
+            self._labels.clear()
         means = state.means()
         parts = [f"batch {state.batches_done}/{state.batches_per_epoch}", f"loss {means['loss']:.3f}"]
         if "domain_accuracy" in means:

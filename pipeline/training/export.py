@@ -11,14 +11,14 @@ import numpy as np
 from challenge.contract import STRUCTURES, Structure
 from challenge.quantities import counted
 from pipeline.adaptation.statistics import reestimate_statistics
-from pipeline.config import OURS, SPLIT_PARTS
+from pipeline.config import BEST, LAST, OURS, SPLIT_PARTS
 from pipeline.data.cache import normalised_volume
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import save_weights
 from pipeline.training.checkpoint import CHECKPOINT_FILE, finished_checkpoint, network_of, saved_progress
 from pipeline.training.execution import FP32
-from pipeline.training.phases import BEST, LAST, PHASES, SUPERVISED, Phase
+from pipeline.training.phases import PHASES, SUPERVISED, Phase
 from pipeline.training.recipes import Recipe
 from pipeline.training.settings import RunError, read_settings
 from pipeline.training.summary import validation_scores

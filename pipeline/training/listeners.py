@@ -2,7 +2,7 @@
 
 ::
 
-    started -> (stepped ... stepped -> validated ... validated -> epoch_finished) ... -> finished
+    started -> [pseudo_labelled ...] -> (stepped ... -> validated ... -> epoch_finished) ... -> finished
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.training.state import PhaseState
 
@@ -22,6 +23,9 @@ class Listener:
 
     def started(self, state: PhaseState) -> None:
         """Hear that a phase starts: before its first step, or as a checkpoint left it. May restore a saved state."""
+
+    def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
+        """Hear of a target case's pseudo-label, kept or refused; only self-training has such."""
 
     def stepped(self, state: PhaseState) -> None:
         """Hear that a step is done."""
@@ -47,6 +51,11 @@ class Listeners(Listener):
         """Pass it on."""
         for listener in self._listeners:
             listener.started(state)
+
+    def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.pseudo_labelled(state, case, label)
 
     def stepped(self, state: PhaseState) -> None:
         """Pass it on."""

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from pipeline.config import SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
-from pipeline.training.recipes import AdaptationRecipe, ControlRecipe, Recipe, SupervisedRecipe
-
-BEST, LAST = "best", "last"
+from pipeline.config import BEST, LAST, SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
+from pipeline.training.recipes import (
+    AdaptationRecipe,
+    ControlRecipe,
+    Recipe,
+    SelfTrainingRecipe,
+    SupervisedRecipe,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Phase:
         key: str | None = getattr(recipe, "starts_from", self.starts_from)
         return key
 
+    def start_epoch(self, recipe: Recipe) -> str:
+        """Return which network of that phase: the best by source validation, unless the recipe has a field for it."""
+        epoch: str = getattr(recipe, "start_epoch", BEST)
+        return epoch
+
     def training_function(self) -> Callable[..., Any]:
         """Import the training function: `train(structure, network, volumes, recipe, *, phase, rng, ...) -> Trained`."""
         module, name = self.function.split(":")
@@ -104,4 +113,18 @@ CONTROL = Phase(
     departure="phase 2's steps on the source alone, without the adversary",
     is_comparison=True,
 )
-PHASES = {phase.key: phase for phase in (SUPERVISED, ADAPTATION, CONTROL)}
+# Rounds of self-training: each labels the target with the network that it starts from, which its recipe names.
+SELF_TRAINING = tuple(
+    Phase(
+        f"self_training_{number}",
+        f"Self-training {number}",
+        f"round {number} on the target's pseudo-labels",
+        SelfTrainingRecipe,
+        "pipeline.training.self_training:train_self_training",
+        stream=2 + number,
+        reads=(SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING),
+        departure="training on pseudo-labels of the target, which the paper does not have",
+    )
+    for number in (1, 2, 3)
+)
+PHASES = {phase.key: phase for phase in (SUPERVISED, ADAPTATION, CONTROL, *SELF_TRAINING)}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from challenge.contract import Structure
-from pipeline.config import FEATURE_LAYERS, OURS, PAPER, SIDE_MULTIPLE
+from pipeline.adaptation.augmentations import AUGMENTATIONS, NO_AUGMENTATION
+from pipeline.config import BEST, FEATURE_LAYERS, LAST, OURS, PAPER, SIDE_MULTIPLE
 
 
 class Rule(NamedTuple):
@@ -22,6 +23,16 @@ class Rule(NamedTuple):
 
 _AT_LEAST_1 = Rule(lambda value: value >= 1, "at least 1")
 _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "0 or more")
+_FRACTION = Rule(lambda fraction: 0 <= fraction <= 1, "0 to 1")
+_AUGMENTATION = Rule(
+    lambda name: name == NO_AUGMENTATION or name in AUGMENTATIONS, " or ".join((NO_AUGMENTATION, *AUGMENTATIONS))
+)
+_EVEN = Rule(lambda size: size > 0 and size % 2 == 0, "an even number, half of it for each domain")
+_HALF_A_BATCH = "half a batch, of each domain"
+# Who labels the target in a round of self-training: the network that the round starts from, the same with batch norm's
+# statistics re-estimated on the target, or both, averaged.
+NETWORK, STATISTICS, BOTH = "network", "statistics", "both"
+TEACHERS = (NETWORK, STATISTICS, BOTH)
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Recipe:
     """What every phase uses; each phase has its own type, with the paper's learning rate for it.
 
     `patches_per_volume` counts the patches of one epoch, `validate_every` counts epochs; the last epoch is always
-    validated.
+    validated. `augmentation` names one of `pipeline.adaptation.augmentations` for the source's patches.
     """
 
     window: int
@@ -41,6 +52,7 @@ class Recipe:
     structure_fraction: float = OURS.structure_fraction
     overlap: float = OURS.overlap
     mirror: bool = False
+    augmentation: str = NO_AUGMENTATION
     validate_every: int = 1
 
     rules: ClassVar[Mapping[str, Rule]] = {
@@ -50,8 +62,9 @@ class Recipe:
         "epochs": _AT_LEAST_1,
         "dice_weight": _NOT_NEGATIVE,
         "patches_per_volume": _AT_LEAST_1,
-        "structure_fraction": Rule(lambda fraction: 0 <= fraction <= 1, "0 to 1"),
+        "structure_fraction": _FRACTION,
         "overlap": Rule(lambda overlap: 0 <= overlap < 1, "0 to less than 1"),
+        "augmentation": _AUGMENTATION,
         "validate_every": _AT_LEAST_1,
     }
     # A batch holds equally many patches of each domain; several processes share each domain's patches evenly.
@@ -125,13 +138,13 @@ class AdaptationRecipe(Recipe):
 
     rules: ClassVar[Mapping[str, Rule]] = {
         **Recipe.rules,
-        "batch_size": Rule(lambda size: size > 0 and size % 2 == 0, "an even number, half of it for each domain"),
+        "batch_size": _EVEN,
         "grl_weight_max": _NOT_NEGATIVE,
         "domain_grid": _AT_LEAST_1,
         "feature_layer": Rule(lambda layer: layer in FEATURE_LAYERS, " or ".join(FEATURE_LAYERS)),
     }
     domains: ClassVar[int] = 2
-    domain_batch_title: ClassVar[str] = "half a batch, of each domain"
+    domain_batch_title: ClassVar[str] = _HALF_A_BATCH
 
 
 @dataclass(frozen=True)
@@ -150,3 +163,47 @@ class ControlRecipe(Recipe):
         """Return the control of a phase with this recipe: the values that both have, and one domain's patches."""
         shared = {f.name: getattr(recipe, f.name) for f in fields(cls)}
         return cls(**{**shared, "batch_size": recipe.domain_batch})
+
+
+@dataclass(frozen=True)
+class SelfTrainingRecipe(Recipe):
+    """The recipe of a round of self-training, beyond the paper: half of a batch is target with pseudo-labels.
+
+    Attributes:
+        starts_from: key of the phase whose network labels the target and is trained further.
+        start_epoch: which of that phase's networks: the best by source validation, or the last.
+        teacher: one of `TEACHERS`. If it is the statistics alone, the round also starts from that network.
+        flipped_view: also predict each scan's mirror image, and average.
+        contrast_view: augmentation of a further view of each scan, or none.
+        target_augmentation: augmentation of patches with pseudo-labels.
+        smallest_volume: this and the four fields below: `pipeline.adaptation.pseudo_labels.PseudoLabelRules`.
+    """
+
+    learning_rate: float = 3e-4
+    starts_from: str = "supervised"
+    start_epoch: str = LAST
+    teacher: str = NETWORK
+    flipped_view: bool = True
+    contrast_view: str = NO_AUGMENTATION
+    target_augmentation: str = NO_AUGMENTATION
+    smallest_volume: float = 0.5
+    largest_volume: float = 1.5
+    kept_share: float = 0.5
+    agreement: float = 0.5
+    uncertain_band: float = 0.2
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **Recipe.rules,
+        "batch_size": _EVEN,
+        "start_epoch": Rule(lambda epoch: epoch in (BEST, LAST), f"{BEST} or {LAST}"),
+        "teacher": Rule(lambda teacher: teacher in TEACHERS, " or ".join(TEACHERS)),
+        "contrast_view": _AUGMENTATION,
+        "target_augmentation": _AUGMENTATION,
+        "smallest_volume": _NOT_NEGATIVE,
+        "largest_volume": _NOT_NEGATIVE,
+        "kept_share": _FRACTION,
+        "agreement": _FRACTION,
+        "uncertain_band": Rule(lambda band: 0 <= band < 0.5, "0 to less than 0.5"),
+    }
+    domains: ClassVar[int] = 2
+    domain_batch_title: ClassVar[str] = _HALF_A_BATCH

@@ -19,6 +19,7 @@ from scipy import ndimage
 from challenge.contract import Structure
 from challenge.files import written_whole
 from evaluation.outlines import draw_outlines, field_round, legend_lines, most_telling_slice
+from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.training.history import Epoch
 
@@ -56,6 +57,20 @@ def telling_slice(volume: TrainingVolume, prediction: NDArray[np.bool_], dice: f
     return ValidationSlice(
         volume.case, dice, np.array(volume.volume[z]), np.array(volume.mask[z]), np.array(prediction[z])
     )
+
+
+def write_pseudo_labels(labels: Sequence[tuple[str, PseudoLabel]], path: Path) -> None:
+    """Write a row for each target case: whether its pseudo-label is kept, voxels, the views' agreement, why it is not.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case", "kept", "voxels", "agreement", "refused"])
+        for case, label in labels:
+            kept = "no" if label.refused else "yes"
+            writer.writerow([case, kept, int(label.mask.sum()), f"{label.agreement:.4f}", label.refused])
 
 
 def write_history(history: Sequence[Epoch], path: Path) -> None:

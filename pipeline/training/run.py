@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.config import BEST
 from pipeline.data.sampling import TrainingVolume
-from pipeline.training.checkpoint import CheckpointKeeper, Stopper, best_network, finished_checkpoint
+from pipeline.training.checkpoint import CheckpointKeeper, Stopper, finished_checkpoint, network_of
 from pipeline.training.execution import PLAIN, Execution
 from pipeline.training.listeners import Listener
 from pipeline.training.records import RecordKeeper
@@ -63,7 +64,10 @@ def train_run(
     with _locked(folder) if ranks.is_first else nullcontext(), stop_requests() as stop:
         for phase, recipe in plan.recipes.items():
             start = phase.start(recipe)
-            network = None if start is None else best_network(starts_from or folder / start)
+            network = None
+            if start is not None:
+                checkpoint = finished_checkpoint(starts_from or folder / start)
+                network = network_of(checkpoint, best=phase.start_epoch(recipe) == BEST)
             with ranks.rank_zero_first():
                 settings = plan.settings(phase, network, execution)
                 claim(folder / phase.key, settings, plan.record(phase, device, execution))

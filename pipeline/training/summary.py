@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from challenge.quantities import counted, format_duration
+from pipeline.config import BEST, LAST
 from pipeline.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, saved_progress
 from pipeline.training.execution import FP32
-from pipeline.training.phases import BEST, LAST, PHASES
+from pipeline.training.phases import PHASES
 from pipeline.training.settings import read_settings
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from challenge.contract import Structure
+from pipeline.adaptation.randomisation import augment_by
 from pipeline.config import OURS, SOURCE_TRAINING, SOURCE_VALIDATION
 from pipeline.data.sampling import TrainingVolume, cut_batches, epoch_draws
 from pipeline.model.enet import ENet3d
@@ -83,7 +84,7 @@ def train_supervised(
 
     for epoch in state.epochs_left():
         network.train()
-        draws = epoch_draws(source, rng=rng, **recipe.drawing())
+        draws = epoch_draws(source, rng=rng, augment=augment_by(recipe.augmentation), **recipe.drawing())
         for batch in cut_batches(state.batches_left(draws), execution.workers):
             masks = torch.from_numpy(batch.masks).to(device)
             logits = forward(torch.from_numpy(batch.patches), step=state.steps_done)

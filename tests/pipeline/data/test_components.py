@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from pipeline.data.components import bounding_box, fill_holes, largest_component, one_component_a_side
+from pipeline.data.components import (
+    COMPONENTS,
+    bounding_box,
+    fill_holes,
+    kept_components,
+    largest_component,
+    one_component_a_side,
+)
 
 
 def boxes(*boxes_zyx, shape=(12, 20, 100)):
@@ -28,9 +35,21 @@ def test_largest_component_by_voxels_and_by_score():
     assert np.array_equal(largest_component(mask, score), boxes(SMALL))
 
 
-def test_bodies_that_touch_at_an_edge_alone_are_two():
-    mask = boxes(((0, 2), (0, 2), (0, 2)), ((2, 3), (2, 3), (0, 2)))
-    assert np.array_equal(largest_component(mask), boxes(((0, 2), (0, 2), (0, 2))))
+def test_bodies_that_touch_at_an_edge_are_one_and_across_a_gap_two():
+    first = ((0, 2), (0, 2), (0, 2))
+    mask = boxes(first, ((2, 3), (2, 3), (0, 2)))
+    assert np.array_equal(largest_component(mask), mask)
+    assert np.array_equal(largest_component(boxes(first, ((3, 4), (0, 2), (0, 2)))), boxes(first))
+
+
+def test_rules_by_name():
+    mask = boxes(LARGE, SMALL, SPECK)
+    kept = {rule: kept_components(mask, rule, (0.5, 0.5, 0.5)) for rule in COMPONENTS}
+    assert np.array_equal(kept["every"], mask)
+    assert np.array_equal(kept["largest"], boxes(LARGE))
+    assert np.array_equal(kept["one-a-side"], boxes(LARGE, SMALL))
+    with pytest.raises(ValueError, match="expected one of every, largest, one-a-side, got two"):
+        kept_components(mask, "two", (0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(("spacing", "expected"), [(0.5, (LARGE, SMALL)), (0.1, (LARGE,))])
