@@ -29,7 +29,7 @@ from pipeline.training.settings import RunPlan
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `train`, under the names of the command's parameters; `all` stands for every structure or phase."""
+    """The options of `train`, under the names of the command's parameters; `all` is every structure or phase."""
 
     data: Path
     runs: Path
