@@ -5,14 +5,11 @@
 
 from dataclasses import dataclass, field
 
-from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
+from challenge.contract import COCHLEA, VS, Structure
 
 # The parts of the data, as split files and settings name them.
-SPLIT_PARTS = SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = (
-    "source_training",
-    "source_validation",
-    "target_training",
-)
+SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = "source_training", "source_validation", "target_training"
+SPLIT_PARTS = (SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING)
 # ENet halves a patch three times: sides are multiples of this.
 SIDE_MULTIPLE = 8
 # Where the adversary can take its features: the encoder's output, or its first stage's.
@@ -110,25 +107,3 @@ SUPERVISED_SPACE = (
     Parameter("dice_weight", *PAPER.dice_weight_range, log=False, paper=PAPER.dice_weight, of_all_phases=True),
 )
 ADAPTATION_SPACE = (Parameter("learning_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),)
-
-__all__ = [
-    "ADAPTATION_SPACE",
-    "COCHLEA",
-    "EARLY_LAYER",
-    "FEATURE_LAYERS",
-    "OURS",
-    "PAPER",
-    "SIDE_MULTIPLE",
-    "SOURCE_TRAINING",
-    "SOURCE_VALIDATION",
-    "SPLIT_PARTS",
-    "STRUCTURES",
-    "SUPERVISED_SPACE",
-    "TARGET_TRAINING",
-    "VS",
-    "Ours",
-    "Paper",
-    "Parameter",
-    "Structure",
-    "StructurePlan",
-]

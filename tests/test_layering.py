@@ -35,9 +35,9 @@ INSIDE = {
     "pipeline.training": [
         ["recipes", "options", "history", "stopping", "provenance"],
         ["phases", "execution"],
-        ["named_recipes", "state", "report"],
+        ["named_recipes", "state"],
         ["listeners", "settings"],
-        ["epoch_end", "checkpoint", "records", "display"],
+        ["epoch_end", "checkpoint", "report", "display"],
         ["supervised", "adaptation", "summary", "tensorboard"],
         ["run", "export"],
         ["session"],

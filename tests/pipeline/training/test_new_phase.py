@@ -63,17 +63,7 @@ def train_toy(
     optimiser = torch.optim.SGD(network.parameters(), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser)
     head = torch.nn.Linear(1, 1)
-    state = PhaseState(
-        structure,
-        phase,
-        network,
-        optimiser,
-        schedule,
-        epochs=recipe.epochs,
-        batches_per_epoch=2,
-        rng=rng,
-        others={"head": head},
-    )
+    state = PhaseState(structure, phase, network, optimiser, schedule, rng, recipe.epochs, 2, {"head": head})
     tell.started(state)
     patch = torch.from_numpy(np.array(target[0].volume[None, None, :16, :16, :16]))
     for _epoch in state.epochs_left():
