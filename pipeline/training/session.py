@@ -10,7 +10,6 @@ from rich.console import Console
 
 from challenge.contract import STRUCTURES, Structure
 from challenge.quantities import counted
-from pipeline.config import TARGET_TRAINING
 from pipeline.data.cache import cached_volumes
 from pipeline.data.dataset import TrainingData, find_training_data
 from pipeline.data.sampling import TrainingVolume
@@ -98,7 +97,7 @@ def plan_runs(options: TrainOptions) -> list[RunPlan]:
         options.data,
         split_file=options.split_file,
         validation_cases=options.validation_cases,
-        with_target=any(TARGET_TRAINING in phase.reads for chosen in recipes.values() for phase in chosen),
+        with_target=any(phase.needs_target for chosen in recipes.values() for phase in chosen),
     )
     return [RunPlan(s, recipes[s], options.recipe, data, options.seed) for s in structures]
 
