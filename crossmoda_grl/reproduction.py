@@ -1,7 +1,7 @@
 """`crossmoda-grl reproduce`: from the challenge's data to the paper's table, as a recipe of the other commands.
 
-It stands beside `crossmoda_grl` because it joins both sides: it trains and predicts as a participant does, and only
-then scores as an organiser. Every step is shown as the command that a person would type.
+It joins both sides: it trains and predicts as a participant does, and then scores as an organiser does. Every step is
+shown as the command that a person would type.
 
 ::
 
@@ -31,9 +31,9 @@ from challenge.contract import (
     files_by_case,
 )
 from challenge.files import write_text
+from challenge.quantities import counted
 from challenge.signals import Interrupted, interruptible
-from evaluation.cli import evaluate
-from evaluation.cli import one_line_errors as told
+from evaluation.cli import evaluate, one_line_errors
 from pipeline.inference.cli import predict
 from pipeline.training.cli import export, train
 
@@ -41,7 +41,7 @@ TEAM = "crossmoda-grl"
 # In the labels folder: which weights made them.
 RECORD_FILE = "made_by.json"
 
-# Options that `reproduce` takes and passes on: of `train` all but those that it answers itself.
+# Options that `reproduce` takes and passes on: all of `train` but those that it sets itself.
 _TRAIN_OPTIONS = [p for p in train.params if p.name not in ("data", "runs", "structure", "phase")]
 _EXPORT_OPTIONS = [p for p in export.params if p.name == "target_statistics"]
 
@@ -60,8 +60,8 @@ _EXPORT_OPTIONS = [p for p in export.params if p.name == "target_statistics"]
 def reproduce(context: click.Context, data: Path, out: Path, reference: Path | None, **passed_on: Any) -> None:
     """Reproduce the paper: train both phases, predict the validation scans, score, and print its Table 1 beside ours.
 
-    The paper's settings are the default; what departs from them is printed below the table. Without references the
-    label maps are the end. Killed or interrupted, the same command goes on where it was.
+    The paper's settings are the default; departures from them are printed below the table. Without references the
+    command ends with the label maps. If it is killed or interrupted, the same command resumes it.
 
     Exit code: 0 when every case was predicted and scored, 1 when not, 130 or 143 when interrupted.
     """
@@ -74,14 +74,14 @@ def reproduce(context: click.Context, data: Path, out: Path, reference: Path | N
     if phantom:
         click.echo(f"{data}: phantoms, not patients", err=True)
     try:
-        with interruptible(), told():
+        with interruptible(), one_line_errors():
             _run(train, "--data", data, "--runs", runs, *_as_typed(context, _TRAIN_OPTIONS))
             _run(export, runs, "--out", weights, *_as_typed(context, _EXPORT_OPTIONS))
             keep_own_labels(labels, weights)
             where = ["--input", scans, "--output", labels, "--weights", weights, "--device", passed_on["device"]]
             succeeded = _run(predict, *where, "--skip-existing")
 
-            # Nothing has looked into the references before this line.
+            # The references are not opened before this line.
             reference = reference or data / TARGET_VALIDATION_REFERENCE_FOLDER
             if not reference.is_dir():
                 click.echo(f"no references, so nothing is scored: the same command with --reference scores {labels}")
@@ -95,7 +95,7 @@ def reproduce(context: click.Context, data: Path, out: Path, reference: Path | N
             text = table.read_text(encoding="utf-8") + "\n".join(_provenance(weights)) + "\n"
             write_text(table, text)
     except Interrupted as interrupted:
-        click.echo(f"interrupted by {interrupted}; the same command goes on from there", err=True)
+        click.echo(f"interrupted by {interrupted}; the same command resumes from there", err=True)
         sys.exit(interrupted.exit_code)
     click.echo(text, nl=False)
     sys.exit(0 if succeeded else 1)
@@ -124,7 +124,7 @@ def validation_scans(data: Path) -> Path:
 
 
 def keep_own_labels(labels: Path, weights: Path) -> None:
-    """Leave only label maps in the folder `labels` that the weights in the folder `weights` made: those may be skipped.
+    """Keep only label maps in the folder `labels` that the weights in `weights` made: `predict` may skip those.
 
     Raises:
         ValueError: the folder holds label maps that this command has not made.
@@ -139,19 +139,20 @@ def keep_own_labels(labels: Path, weights: Path) -> None:
             return
     elif there:
         raise ValueError(
-            f"{labels}: expected label maps made by this command, got {len(there)} others; choose another --out"
+            f"{labels}: expected label maps made by this command, got {counted(len(there), 'other')}; "
+            "choose another --out"
         )
     if there:
-        click.echo(f"{labels}: {len(there)} label maps of other weights removed", err=True)
+        click.echo(f"{labels}: {counted(len(there), 'label map')} of other weights removed", err=True)
     for path in there.values():
         path.unlink()
     write_text(record, json.dumps(now, indent=2) + "\n")
 
 
 def _run(command: click.Command, *arguments: object) -> bool:
-    """Run a command as if it were typed; return whether it succeeded, or raise what ends the whole.
+    """Run a command as if it were typed; return whether it succeeded, or raise what must end `reproduce`.
 
-    What it prints goes to stderr, because the result here is the table alone.
+    What it prints goes to stderr, because only the table is a result here.
     """
     words = [str(argument) for argument in arguments]
     click.echo(f"\n$ {shlex.join(['crossmoda-grl', str(command.name), *words])}", err=True)
@@ -166,7 +167,7 @@ def _run(command: click.Command, *arguments: object) -> bool:
 
 
 def _as_typed(context: click.Context, options: Sequence[click.Parameter]) -> Iterator[str]:
-    """Yield those of the options that were given, as they are typed."""
+    """Yield the options that were given, as they are typed."""
     for option in options:
         name, value = str(option.name), context.params[str(option.name)]
         if context.get_parameter_source(name) == ParameterSource.DEFAULT:
@@ -178,7 +179,7 @@ def _as_typed(context: click.Context, options: Sequence[click.Parameter]) -> Ite
 
 
 def _provenance(weights: Path) -> Iterator[str]:
-    """Yield a line a structure: which network it was, and every departure from the paper."""
+    """Yield a line for each structure: which network it was, and every departure from the paper."""
     from evaluation.report.markdown import escape_markdown
 
     for structure in STRUCTURES:

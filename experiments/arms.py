@@ -3,12 +3,12 @@
     python -m experiments.arms --out experiment --seeds 3 --jobs 2
     python -m experiments.table --out experiment
 
-Each step is a command of `crossmoda-grl`, or leaves a file behind, so that the same command goes on where it was
-stopped. Phantoms, not patients.
+Each step is a command of `crossmoda-grl`, or leaves a file behind, so that the same command resumes an experiment that
+was stopped. Phantoms, not patients.
 
     OUT/data/training           seed 1: 24 ceT1 with labels, 24 hrT2 without; the same 24 hrT2's labels for the oracle
     OUT/data/source_validation  seed 2: 8 ceT1 with labels, which phases select by
-    OUT/data/held_out           seed 3: 20 hrT2 with labels, for reporting alone
+    OUT/data/held_out           seed 3: 20 hrT2 with labels, only for reporting
     OUT/data/tuning             seed 4: 8 hrT2 with labels: to choose what is shipped, and the oracle's validation
     OUT/runs/seed{S}            phases 1 and 2 and the control
     OUT/runs/oracle             phase 1 trained on the target's labels
@@ -88,7 +88,7 @@ SCORED = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: which phase of which run, with whose batch statistics; whether it may be shipped."""
+    """One row of the table: a phase of a run, with the source's or the target's batch statistics; may it be shipped?"""
 
     name: str
     runs: str
@@ -106,7 +106,7 @@ ARMS = (
     Arm("control+statistics", "seed{seed}", "control", target_statistics=True),
 )
 ORACLE = Arm("oracle", "oracle", "supervised")
-# What was tried to make phase 2 better, and `no_reversal`, which tells the adversary from the batches that it shares.
+# What was tried to improve phase 2; `no_reversal` separates the adversary's effect from that of the shared batches.
 VARIANTS = {
     "no_reversal": "grl_weight_max = 0.0",
     "weight_0.1": "grl_weight_max = 0.1",
@@ -118,7 +118,7 @@ VARIANTS = {
 
 
 def make_data(data: Path) -> None:
-    """Make the cohorts and the two split files; what is there is left alone."""
+    """Make the cohorts and the two split files; existing cohorts are kept."""
     for name, (seed, source, target, validation) in COHORTS.items():
         if not (data / name / "phantom.json").exists():
             counts = ["--source", source, "--target", target, "--validation", validation]
@@ -169,7 +169,7 @@ def labelled(data: Path, scan: Path, suffix: str) -> dict[str, str]:
 
 
 def oracle_case(data: Path, scan: Path) -> dict[str, str]:
-    """Return the oracle's entry of a target scan, its label map made anew from its seed, or copied."""
+    """Return the oracle's entry of a target scan; its label map is copied, or made from the seed again."""
     entry = unlabelled(data, scan)
     labels = data / "oracle" / label_file(entry["case"])
     if not labels.exists():
@@ -238,7 +238,7 @@ def run_oracle(out: Path, structure: Structure) -> None:
 
 
 def train_options(out: Path, structure: Structure) -> dict[str, object]:
-    """Return what every training command has."""
+    """Return the options of every training command."""
     return {
         "--data": out / "data",
         "--structure": structure.key,
@@ -255,7 +255,7 @@ def options(named: Mapping[str, object]) -> Iterator[object]:
 
 
 def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
-    """Export an arm's network and score it, alone, on the target cohorts; a JSON file each."""
+    """Export an arm's network and score it on each target cohort, into a JSON file."""
     folder = out / "arms" / arm.name / f"seed{seed}"
     run = out / "runs" / arm.runs.format(seed=seed) / structure.key
     if not (folder / f"{structure.key}.json").exists():
@@ -269,7 +269,7 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
 
 def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -> dict[str, Any]:
     """Score one network on a cohort's own grids: case -> Dice, ASSD, whether it is empty, volumes."""
-    torch.set_num_threads(1)  # holds for the calling thread alone
+    torch.set_num_threads(1)  # applies only to the calling thread
     segmenter = load_segmenter(weights, structure, torch.device("cpu"))
     scores = {}
     for path in cohort(data, scored.scans, scored.suffix):
@@ -292,7 +292,7 @@ def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="Training seeds, from 0.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Processes at a time, one thread each.")
 def main(out: Path, seeds: int, jobs: int) -> None:
-    """Train and score every arm; the same command goes on where it was stopped."""
+    """Train and score every arm; the same command resumes where it was stopped."""
     keep_large_blocks()
     out = out.resolve()
     make_data(out / "data")
@@ -304,7 +304,7 @@ def main(out: Path, seeds: int, jobs: int) -> None:
 
 
 def in_parallel(jobs: int, work: Sequence[tuple[Any, ...]]) -> None:
-    """Call every `(function, argument, ...)`, so many at a time, in order."""
+    """Call every `(function, argument, ...)` in order, `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(*task) for task in work]:
             done.result()

@@ -2,8 +2,8 @@
 
     python -m experiments.ship --out experiment --weights weights
 
-Of each structure the paper's phase 2, or the same with the target's statistics where the mean tuning Dice of all seeds
-is clearly better so; then the seed with the highest tuning Dice. The held-out phantoms are not looked at for it.
+For each structure: the paper's phase 2, or the same with the target's statistics if the mean tuning Dice of all seeds
+is clearly better; then the seed with the highest tuning Dice. The held-out phantoms play no part in the choice.
 """
 
 import json
@@ -22,7 +22,7 @@ CLEARLY = 0.01
 
 
 def choose(out: Path, structure: Structure) -> tuple[Arm, int]:
-    """Return the arm and the seed to ship, by the tuning phantoms alone."""
+    """Return the arm and the seed to ship, chosen on the tuning phantoms only."""
     paper, *others = [arm for arm in ARMS if arm.may_ship]
     dice = {arm: tuning_dice(out, arm, structure) for arm in (paper, *others)}
     best = max(others, key=lambda arm: dice[arm].mean())

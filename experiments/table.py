@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, from what experiments/arms.py left: Markdown on stdout. Phantoms, not patients.
+"""The tables of docs/results.md, from the files of experiments/arms.py: Markdown on stdout. Phantoms, not patients.
 
 python -m experiments.table --out experiment
 """
@@ -32,9 +32,9 @@ _TRIED = {
     "grid_1": "features pooled globally",
     "tap_early": "tapped after stage 1",
 }
-# Seed 0 alone, each beside c's own seed 0.
+# Seed 0 only, to compare with seed 0 of c.
 TRIED = _TRIED | {f"{name}+statistics": f"{what}, the target's statistics" for name, what in _TRIED.items()}
-# What is compared case by case: the first minus the second.
+# Compared case by case: the first minus the second.
 PAIRS = (
     ("phase2", "control"),
     ("phase2+statistics", "control+statistics"),
@@ -56,7 +56,7 @@ class Scores:
 
 
 def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Scores | None:
-    """Read an arm's scores of every seed; None where there are none."""
+    """Read an arm's scores of every seed; None if there are none."""
     files = sorted((out / "arms" / arm).glob(f"seed*/{structure.key}_{cohort}.json"))
     if not files:
         return None
@@ -70,7 +70,7 @@ def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Score
 
 
 def table(out: Path, structure: Structure, cohort: str, titles: Mapping[str, str]) -> Iterator[str]:
-    """Yield a structure's table: a row an arm, every case of every seed counted once."""
+    """Yield a structure's table: a row for each arm, in which every case of every seed counts once."""
     yield "| arm | seeds | source Dice | target Dice, median | by seed | ASSD mm, median | empty | volume |"
     yield "|---|---|---|---|---|---|---|---|"
     for arm, title in titles.items():
@@ -115,7 +115,7 @@ def adversary(out: Path, structure: Structure) -> Iterator[str]:
         history: Sequence[dict[str, Any]] = saved_progress(read_checkpoint(run))["history"]
         validated = [epoch for epoch in history if epoch["validation"] is not None]
         if not validated:
-            continue  # still at work
+            continue  # still training
         for epoch in [validated[0], validated[len(validated) // 2], validated[-1]]:
             losses, validation = epoch["losses"], epoch["validation"]
             cells = [

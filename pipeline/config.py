@@ -5,14 +5,11 @@
 
 from dataclasses import dataclass, field
 
-from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
+from challenge.contract import COCHLEA, VS, Structure
 
 # The parts of the data, as split files and settings name them.
-SPLIT_PARTS = SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = (
-    "source_training",
-    "source_validation",
-    "target_training",
-)
+SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = "source_training", "source_validation", "target_training"
+SPLIT_PARTS = (SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING)
 # ENet halves a patch three times: sides are multiples of this.
 SIDE_MULTIPLE = 8
 # Which network of a phase: the best by source validation, or as the last epoch left it.
@@ -90,24 +87,3 @@ class Ours:
 
 PAPER = Paper()
 OURS = Ours()
-
-__all__ = [
-    "BEST",
-    "COCHLEA",
-    "EARLY_LAYER",
-    "FEATURE_LAYERS",
-    "LAST",
-    "OURS",
-    "PAPER",
-    "SIDE_MULTIPLE",
-    "SOURCE_TRAINING",
-    "SOURCE_VALIDATION",
-    "SPLIT_PARTS",
-    "STRUCTURES",
-    "TARGET_TRAINING",
-    "VS",
-    "Ours",
-    "Paper",
-    "Structure",
-    "StructurePlan",
-]

@@ -155,7 +155,10 @@ def convolved_contrast(patch: Patch, rng: np.random.Generator, *, layers: int = 
 
 
 def filled(patch: Patch, mask: NDArray[np.bool_], settings: Randomisation, rng: np.random.Generator) -> Patch:
-    """Fill the structure with a random level and texture, its border a voxel wide; in some patches a rim, or a part."""
+    """Fill the structure in a patch, both `(D, H, W)`, with a random level and texture.
+
+    Its border is a voxel wide. Some patches also get a rim round it, or a part of it another level.
+    """
     box = _box(mask, margin=6)
     inside, around = mask[box], patch[box].copy()
     grain = smoothed(rng.standard_normal(inside.shape, dtype=np.float32), rng.uniform(*settings.texture_sigma))
@@ -180,7 +183,7 @@ def filled(patch: Patch, mask: NDArray[np.bool_], settings: Randomisation, rng: 
 
 
 def biased(patch: Patch, dark: float, strength: float, rng: np.random.Generator) -> Patch:
-    """Multiply the distance from `dark` by a smooth field: exp of values within +- `strength`, linear between."""
+    """Multiply a patch's distance `(D, H, W)` from `dark` by a smooth field: exp of values within +- `strength`."""
     knots = rng.uniform(-strength, strength, (3, 3, 3)).astype(np.float32)
     for axis, length in enumerate(patch.shape):
         weights = _linear_weights(length, 3)
@@ -195,7 +198,10 @@ def turned_and_zoomed(
     settings: Randomisation,
     rng: np.random.Generator,
 ) -> tuple[Patch, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Turn a patch about the axis from foot to head, and zoom it; linear, the border's voxels go on outside."""
+    """Turn a patch `(D, H, W)` about the axis from foot to head, and zoom it.
+
+    Interpolation is linear; outside of the patch its border is repeated.
+    """
     angle, zoom = np.deg2rad(rng.uniform(*settings.turn_degrees)), rng.uniform(*settings.zoom)
     c, s = np.cos(angle), np.sin(angle)
     matrix = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]]) / zoom

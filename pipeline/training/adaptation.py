@@ -47,7 +47,7 @@ def train_adaptation(
 
     Args:
         structure: what the source masks show.
-        network: phase 1's best, which is left alone.
+        network: phase 1's best; it is not changed.
         volumes: the parts `source_training` and `source_validation`, with masks, and `target_training`, whose masks, if
             there are any, are not looked at.
         recipe: `AdaptationRecipe.paper(structure)`, or another.
@@ -79,17 +79,8 @@ def train_adaptation(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
     batches_per_epoch = -(-min(len(source), len(target)) * recipe.patches_per_volume // recipe.domain_batch)
     steps = recipe.epochs * batches_per_epoch
-    state = PhaseState(
-        structure,
-        phase,
-        network,
-        optimiser,
-        schedule,
-        epochs=recipe.epochs,
-        batches_per_epoch=batches_per_epoch,
-        rng=rng,
-        others={"classifier": classifier},
-    )
+    others = {"classifier": classifier}
+    state = PhaseState(structure, phase, network, optimiser, schedule, rng, recipe.epochs, batches_per_epoch, others)
     tell.started(state)
     forward = BatchForward(_TwoHeads(network, classifier, early), device, execution, seed=seed)
 

@@ -31,7 +31,7 @@ _SAVE_EVERY_S = 600.0
 
 
 class CheckpointKeeper(Listener):
-    """Restores the state that a folder's checkpoint holds, and saves new ones; of several processes the first alone."""
+    """Restores the state of a folder's checkpoint, and saves new ones; of several processes only the first saves."""
 
     def __init__(self, folder: Path, ranks: Ranks) -> None:
         """Keep the checkpoint of the phase in a folder."""

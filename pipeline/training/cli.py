@@ -23,7 +23,7 @@ _PATH = click.Path(path_type=Path)
 
 _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
-# What decides a run beside its seed and epochs, and where its scans are kept. The trials of `tune` take the same.
+# What decides a run, apart from its seed and epochs, and where its scans are kept; `tune` has the same options.
 _SETTINGS_OPTIONS = (
     click.option("--recipe", type=click.Choice(list(RECIPES)), default="paper", help="cpu: reduced, for two cores."),
     click.option("--config", type=_PATH, help="TOML file with changes to the recipe."),

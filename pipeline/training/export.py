@@ -103,7 +103,7 @@ def _with_target_statistics(network: ENet3d, settings: Mapping[str, Any], window
     scans: dict[str, str] = settings["record"]["target_scans"]
     if not scans:
         raise RunError(
-            "statistics: expected a run that found target scans, got one without; train a phase that reads them"
+            "statistics: expected a run that found target scans, got one without; train a phase that needs them"
         )
 
     def volumes() -> Iterator[TrainingVolume]:

@@ -30,6 +30,8 @@ class Phase:
         function: `module:name` of its training function, imported when it is called for.
         stream: number of its random stream. Each phase has its own, so that none depends on what ran before it.
         reads: the parts of the data that it is given.
+        records_target: whether target scans are looked for although the phase does not read them, so that
+            `export --target-statistics` can use them.
         starts_from: key of the phase whose best network it begins with; None for a new network. A recipe with a field
             of this name says it instead.
         exported_epoch: which of its networks is exported by default, the best by source validation or the last.
@@ -46,6 +48,7 @@ class Phase:
     function: str
     stream: int
     reads: tuple[str, ...] = (SOURCE_TRAINING, SOURCE_VALIDATION)
+    records_target: bool = False
     starts_from: str | None = None
     exported_epoch: str = LAST
     recipe_follows: str | None = None
@@ -61,6 +64,11 @@ class Phase:
     def heading(self) -> str:
         """Return title and description: `Phase 1, supervised`."""
         return f"{self.title}, {self.description}"
+
+    @property
+    def needs_target(self) -> bool:
+        """Tell whether target scans must be there."""
+        return self.records_target or TARGET_TRAINING in self.reads
 
     def start(self, recipe: Recipe) -> str | None:
         """Return the key of the phase whose best network this one begins with, given its recipe."""
@@ -108,6 +116,7 @@ CONTROL = Phase(
     ControlRecipe,
     "pipeline.training.supervised:train_supervised",
     stream=2,
+    records_target=True,
     starts_from="supervised",
     recipe_follows="adaptation",
     departure="phase 2's steps on the source alone, without the adversary",

@@ -1,4 +1,4 @@
-"""Recipes: everything that a phase needs to know beside its data, one type for each kind of phase. Needs no torch.
+"""Recipes: everything that a phase needs to know apart from its data, one type for each kind of phase. Needs no torch.
 
 A type holds only what its phase uses. Its defaults are the paper's values, and ours where the paper is silent; its
 rules stand beside its fields.

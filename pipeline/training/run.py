@@ -23,8 +23,7 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.training.checkpoint import CheckpointKeeper, Stopper, finished_checkpoint, network_of
 from pipeline.training.execution import PLAIN, Execution
 from pipeline.training.listeners import Listener
-from pipeline.training.records import RecordKeeper
-from pipeline.training.report import write_summary
+from pipeline.training.report import RecordKeeper, write_summary
 from pipeline.training.settings import SETTINGS_FILE, RunError, RunPlan, claim, read_settings, refuse_differences
 from pipeline.training.stopping import stop_requests
 from pipeline.training.summary import summary_of
@@ -47,7 +46,7 @@ def train_run(
         volumes: the plan's data by part, in its order, ready for training.
         folder: of this structure's run, made where it is missing.
         device: where to train.
-        execution: how to compute the steps; of several processes the first alone writes files.
+        execution: how to compute the steps; of several processes only the first writes files.
         listeners: follow every phase. They hear of an epoch after its checkpoint and records are written.
         starts_from: folder of the finished phase that phases start from, instead of one in this run.
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from challenge.contract import STRUCTURES, Structure
 from challenge.quantities import counted
-from pipeline.config import TARGET_TRAINING
 from pipeline.data.cache import cached_volumes
 from pipeline.data.dataset import TrainingData, find_training_data
 from pipeline.data.sampling import TrainingVolume
@@ -29,7 +28,7 @@ from pipeline.training.settings import RunPlan
 
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """The options of `train`, under the names of the command's parameters."""
+    """The options of `train`, under the names of the command's parameters; `all` is every structure or phase."""
 
     precision: str
     channels_last: bool
@@ -86,7 +85,7 @@ def plan_runs(options: RunOptions) -> list[RunPlan]:
         options.data,
         split_file=options.split_file,
         validation_cases=options.validation_cases,
-        with_target=any(TARGET_TRAINING in phase.reads for chosen in recipes.values() for phase in chosen),
+        with_target=any(phase.needs_target for chosen in recipes.values() for phase in chosen),
     )
     return [RunPlan(s, recipes[s], options.recipe, data, options.seed) for s in structures]
 

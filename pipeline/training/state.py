@@ -44,10 +44,9 @@ class PhaseState:
         network: ENet3d,
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
-        *,
+        rng: np.random.Generator,
         epochs: int,
         batches_per_epoch: int,
-        rng: np.random.Generator,
         others: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Begin a phase.
@@ -58,9 +57,9 @@ class PhaseState:
             network: the one that is trained.
             optimiser: of all that is trained.
             schedule: of the optimiser's rate, stepped once an epoch, before `finish_epoch`.
+            rng: where the phase draws from.
             epochs: in all.
             batches_per_epoch: in each.
-            rng: where the phase draws from.
             others: other modules that are trained, such as a domain classifier, by name.
         """
         self.structure, self.phase, self.network, self.others = structure, phase, network, dict(others or {})

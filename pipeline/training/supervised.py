@@ -39,7 +39,7 @@ def train_supervised(
 
     Args:
         structure: what the masks show.
-        network: to start from, which is left alone; None for a new one.
+        network: to start from, which is not changed; None for a new one.
         volumes: the parts `source_training` and `source_validation`, with masks.
         recipe: `SupervisedRecipe.paper(structure)`, or another.
         rng: where every random draw comes from; torch's own generator, for weights and dropout, is seeded from it.
@@ -69,16 +69,7 @@ def train_supervised(
     # Stepped once an epoch, our choice, because the paper counts in epochs.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
     batches_per_epoch = -(-len(source) * recipe.patches_per_volume // recipe.batch_size)
-    state = PhaseState(
-        structure,
-        phase,
-        network,
-        optimiser,
-        schedule,
-        epochs=recipe.epochs,
-        batches_per_epoch=batches_per_epoch,
-        rng=rng,
-    )
+    state = PhaseState(structure, phase, network, optimiser, schedule, rng, recipe.epochs, batches_per_epoch)
     tell.started(state)
     forward = BatchForward(network, device, execution, seed=seed)
 

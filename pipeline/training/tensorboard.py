@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.training.history import Epoch
 from pipeline.training.listeners import Listener
-from pipeline.training.records import SLICES_FILE
+from pipeline.training.report import SLICES_FILE
 from pipeline.training.state import PhaseState
 
 EVENTS_FOLDER = "tensorboard"

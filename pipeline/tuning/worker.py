@@ -36,7 +36,7 @@ from pipeline.runtime.devices import is_out_of_memory, pick_device
 from pipeline.training.checkpoint import CHECKPOINT_FILE
 from pipeline.training.export import structure_runs
 from pipeline.training.phases import PHASES
-from pipeline.training.records import SLICES_FILE
+from pipeline.training.report import SLICES_FILE
 from pipeline.training.run import train_run
 from pipeline.training.session import plan_runs
 from pipeline.training.stopping import StopRequest, stop_requests

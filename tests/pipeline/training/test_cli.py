@@ -114,7 +114,7 @@ def test_both_phases_of_both_structures(trained: tuple[Path, Result]) -> None:
     found = "source training: 2 cases (crossmoda_1 to crossmoda_2), 24 x 24 x 12 voxels of 0.5 x 0.5 x 1 mm"
     (departures,) = [i for i, line in enumerate(lines) if "from the paper" in line]
     assert lines[departures] == (
-        "21 departures from the paper: VS supervised 6, VS adaptation 5, Cochlea supervised 6, Cochlea adaptation 5; "
+        "22 departures from the paper: VS supervised 6, VS adaptation 5, Cochlea supervised 6, Cochlea adaptation 5; "
         "listed in each settings.json and in summary.md"
     )
     started = lines.index("VS supervised: 1 epoch of 2 batches")

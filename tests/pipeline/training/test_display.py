@@ -23,7 +23,7 @@ def state_of(phase: Phase) -> PhaseState:
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=3)
     rng = np.random.default_rng(0)
-    state = PhaseState(VS, phase, network, optimiser, schedule, epochs=3, batches_per_epoch=2, rng=rng)
+    state = PhaseState(VS, phase, network, optimiser, schedule, rng, epochs=3, batches_per_epoch=2)
     assert next(state.epochs_left()) == 1
     return state
 
