@@ -22,8 +22,8 @@ from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import ALONE, Ranks, joined_ranks
-from pipeline.training.execution import Execution
 from pipeline.training.adaptation import train_adaptation
+from pipeline.training.execution import Execution
 from pipeline.training.recipes import AdaptationRecipe, SupervisedRecipe
 from pipeline.training.run import train_run
 from pipeline.training.state import Trained

@@ -48,7 +48,8 @@ def test_public_functions_are_documented(path):
 
 def test_what_the_paper_states_names_its_section():
     modules = ("config", "data/preprocessing", "data/sampling", "inference/sliding_window")
-    modules += ("model/enet", "model/domain", "model/losses", "training/loops")
+    modules += ("model/enet", "model/domain", "model/losses", "training/recipes")
+    modules += ("training/supervised", "training/adaptation", "training/epoch_end")
     for module in modules:
         text = (ROOT / "pipeline" / f"{module}.py").read_text(encoding="utf-8")
         assert "Section" in text or "Eq." in text, f"{module}: names no section of the paper"

@@ -18,7 +18,7 @@ PACKAGES = [
     ["crossmoda_grl"],
 ]
 INSIDE = {
-    "challenge": [["contract", "files", "signals"], ["nifti"]],
+    "challenge": [["contract", "files", "quantities", "signals"], ["nifti"]],
     "evaluation": [
         ["metrics", "outlines"],
         ["scoring"],
@@ -33,11 +33,14 @@ INSIDE = {
     "pipeline.inference": [["sliding_window", "picture"], ["segment"], ["submission"], ["cli"]],
     "pipeline.adaptation": [["statistics"]],
     "pipeline.training": [
-        ["execution"],
-        ["loops"],
-        ["report"],
-        ["run"],
-        ["recipes", "export", "display", "tensorboard"],
+        ["recipes", "options", "history", "stopping", "provenance"],
+        ["phases", "execution"],
+        ["named_recipes", "state", "report"],
+        ["listeners", "settings"],
+        ["epoch_end", "checkpoint", "records", "display"],
+        ["supervised", "adaptation", "summary", "tensorboard"],
+        ["run", "export"],
+        ["session"],
         ["cli"],
     ],
     "pipeline.tuning": [

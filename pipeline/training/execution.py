@@ -99,7 +99,7 @@ class BatchForward:
         """
         ranks = self._execution.ranks
         if ranks.size > 1:
-            # Seeded at every step, so that ranks drop different channels and a checkpoint need not hold their generators.
+            # Seeded at every step: ranks drop different channels, and a checkpoint need not hold their generators.
             torch.manual_seed(int(np.random.SeedSequence([self._seed, step, ranks.rank]).generate_state(1)[0]))
         share = patches[ranks.shard].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._execution.precision == BF16):

@@ -76,8 +76,8 @@ def chosen_recipes(
         epochs: of each phase, whatever recipe and file say.
 
     Raises:
-        ConfigError: the file is missing or damaged, or holds an unknown key or a value that makes no sense; or the named
-            recipe has no such phase.
+        ConfigError: the file is missing or damaged, or holds an unknown key or a value that makes no sense; or the
+            named recipe has no such phase.
     """
     changes = _read(config) if config is not None else {}
     where = f"{config}: " if config is not None else ""

@@ -59,7 +59,7 @@ def telling_slice(volume: TrainingVolume, prediction: NDArray[np.bool_], dice: f
 
 
 def write_history(history: Sequence[Epoch], path: Path) -> None:
-    """Write a row for each epoch: rate, mean losses, validation Dice (mean and by case), predicted/true volume, seconds.
+    """Write a row for each epoch: rate, mean losses, validation Dice (mean, by case), predicted/true volume, seconds.
 
     Raises:
         OSError: the file cannot be written.
