@@ -67,7 +67,6 @@ class Objective(Listener):
                 self.volumes[TARGET_TRAINING][: len(self.volumes[SOURCE_VALIDATION])],
                 self.plan.run.structure,
                 self.plan.run.recipes[self.plan.phase],
-                next(state.network.parameters()).device,
             )
         self.scores[epoch.number] = score
         self.trial.report(score, epoch.number)
@@ -80,7 +79,6 @@ def volume_agreement(
     target: Sequence[TrainingVolume],
     structure: Structure,
     recipe: Recipe,
-    device: torch.device,
 ) -> float:
     """Compare the volumes predicted on target scans with the source labels' mean volume: 1 is equal, 0 is empty.
 
@@ -94,7 +92,6 @@ def volume_agreement(
         target: volumes to predict.
         structure: what is segmented.
         recipe: its window and overlap.
-        device: where to predict.
 
     Raises:
         ValueError: no target volume, or a source volume without a mask.
@@ -106,7 +103,7 @@ def volume_agreement(
     if not target or any(volume.mask is None for volume in source):
         raise ValueError("volumes: expected target volumes, and source volumes with masks, got neither; check the data")
     expected = float(np.mean([len(volume.structure_voxels) for volume in source]))
-    segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
+    segmenter = Segmenter(structure, network.eval(), recipe.window, next(network.parameters()).device, card={})
     agreements = []
     for volume in target:
         probability = predict_structure(volume.volume, segmenter, overlap=recipe.overlap)

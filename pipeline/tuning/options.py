@@ -7,22 +7,12 @@ from pathlib import Path
 from pipeline.training.options import RunOptions
 
 
-def best_epoch_score(scores: Mapping[int, float]) -> float:
-    """Return the highest score of the validated epochs, given by epoch number."""
-    return max(scores.values())
-
-
-def last_epoch_score(scores: Mapping[int, float]) -> float:
-    """Return the score of the last validated epoch, given by epoch number."""
-    return scores[max(scores)]
-
-
 @dataclass(frozen=True)
 class Criterion:
     """How trials are scored.
 
-    `trial_score` gives a trial's score from those of its epochs. An epoch's score is the source validation Dice; where
-    `uses_target` is set, it is multiplied by `criterion.volume_agreement` on target scans, which needs no label.
+    `trial_score` gives a trial's score from the scores of its epochs, by number. An epoch's score is the source
+    validation Dice; where `uses_target` is set, it is multiplied by `criterion.volume_agreement` on target scans.
     """
 
     key: str
@@ -32,9 +22,11 @@ class Criterion:
 
 
 # The paper's objective: the best source validation Dice of the phase, by which training itself selects.
-SOURCE_DICE = Criterion("source-dice", "source Dice", best_epoch_score)
+SOURCE_DICE = Criterion("source-dice", "source Dice", lambda scores: max(scores.values()))
 # Beyond the paper: the last epoch is scored, because that is the one that `export` ships after phase 2.
-TARGET_VOLUME = Criterion("target-volume", "source Dice x target volume agreement", last_epoch_score, uses_target=True)
+TARGET_VOLUME = Criterion(
+    "target-volume", "source Dice x target volume agreement", lambda scores: scores[max(scores)], uses_target=True
+)
 CRITERIA = {criterion.key: criterion for criterion in (SOURCE_DICE, TARGET_VOLUME)}
 
 MEDIAN, HALVING, NO_PRUNING = "median", "halving", "none"

@@ -106,7 +106,7 @@ def test_mistakes_end_with_one_line_that_says_what_to_do(data: Path, tuned, tmp_
 
     runs, _ = tuned
     assert "0 is not in the range x>=1" in error(2, tune(data, tmp_path, "--trials", 0))
-    assert "a time such as 90s, 30m or 8h, got soon" in error(
+    assert "a number above 0 followed by s, m or h, got 'soon'" in error(
         2, tune(data, tmp_path, "--trials", 1, "--timeout", "soon")
     )
     assert "as in a folder's name, got a/b" in error(2, tune(data, tmp_path, "--trials", 1, "--study", "a/b"))
@@ -146,7 +146,7 @@ def test_an_interruption_s_exit_code_is_the_signal_s(
     monkeypatch.setattr(training, "supervised_loss", asked_to_stop)
     result = tune(data, tmp_path, "--trials", 2)
     assert result.exit_code == 143
-    assert "interrupted by SIGTERM; the same command resumes the search" in result.stderr
+    assert f"interrupted by SIGTERM; everything is saved in {tmp_path}, the same command resumes it" in result.stderr
     assert "0,retried,0.001,3.4" in (tmp_path / "vs-supervised" / "trials.csv").read_text()
 
 

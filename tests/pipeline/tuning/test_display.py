@@ -1,4 +1,4 @@
-"""What stands on stderr while a search goes on."""
+"""What a search shows on stderr."""
 
 import io
 

@@ -178,6 +178,17 @@ def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
         load_study(storage, "none")
 
 
+def test_a_study_of_before_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
+    storage = storage_at(f"sqlite:///{tmp_path}/study.db")
+    study = open_study(search_plan(), storage, "old")
+    settings = settings_of(study)
+    settings["space"]["supervised_rate"] = settings["space"].pop("learning_rate")
+    study.set_user_attr("search", settings)
+    for opened in (lambda: open_study(search_plan(), storage, "old"), lambda: load_study(storage, "old")):
+        with pytest.raises(StudyError, match=r"got .*supervised_rate; an older version .* choose another --study"):
+            opened()
+
+
 @pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "nonsense"])
 def test_storages_that_are_none_are_refused(url: str) -> None:
     with pytest.raises(StudyError, match="expected sqlite:///FILE or postgresql://USER@HOST/NAME"):
@@ -216,7 +227,7 @@ def test_volumes_agree_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pipeline.inference.segment.predict_volume", predict)
     target = [*VOLUMES["target_training"], VOLUMES["target_training"][0]]
-    agreement = volume_agreement(ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE, CPU)
+    agreement = volume_agreement(ENet3d(channels=(4, 8, 16)), source, target, VS, RECIPE)
     assert agreement == pytest.approx((1 + (expected // 2) / expected + 0) / 3)
     with pytest.raises(ValueError, match="expected target volumes"):
-        volume_agreement(ENet3d(channels=(4, 8, 16)), source, [], VS, RECIPE, CPU)
+        volume_agreement(ENet3d(channels=(4, 8, 16)), source, [], VS, RECIPE)
