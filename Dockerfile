@@ -4,22 +4,22 @@
 
 ARG BASE=python:3.11-slim-bookworm
 
-# --- What is needed. A stage of its own, so that the next one sees a change of the list alone. ---
+# --- The list of requirements. A stage of its own, so that the next stage is rebuilt only when the list changes. ---
 FROM ${BASE} AS requirements
 WORKDIR /build
 COPY image/requirements.py pyproject.toml ./
-# Further extras of pyproject.toml, such as "tuning dashboard", which the compose profile tune needs.
+# Further extras of pyproject.toml; the compose profile tune needs "tuning dashboard".
 ARG EXTRAS=
 RUN python3 requirements.py $EXTRAS >requirements.txt
 
-# --- Packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
+# --- The packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
 FROM ${BASE} AS packages
-# cpu: PyTorch's own index, without CUDA. cuda: PyPI's build, which brings CUDA along.
-# With wheels in wheelhouse/ nothing is downloaded, and the torch among them is taken.
+# cpu: from PyTorch's own index, without CUDA. cuda: PyPI's build, with CUDA.
+# If wheelhouse/ holds wheels, nothing is downloaded, and their torch is installed.
 ARG TORCH=cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /build
-# pip stays outside of the environment that it fills, and so out of the image.
+# pip is installed outside of the environment that it fills, so that it is not in the image.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/crossmoda-grl/venv
 COPY --from=requirements /build/requirements.txt ./
 COPY requirements.lock ./
@@ -37,8 +37,8 @@ RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
         $pip install -c requirements.lock -r requirements.txt; \
     fi; \
     $pip check
-# Away goes what serves building and testing the packages themselves.
-# Bytecode is compiled here, since the image is read-only at run time; unchecked, since nobody edits sources there.
+# Removes files that only serve to build or test the packages. Bytecode is compiled here, because the image is read-only
+# at run time; unchecked, because the sources in the image do not change.
 RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
     rm -rf torch/include torch/share torch/test torch/lib/*_test.so; \
     find torch/bin -type f ! -name torch_shm_manager -delete; \
@@ -46,19 +46,19 @@ RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
     python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/py312_' .; \
     chmod -R a+rX,go-w /opt/crossmoda-grl
 
-# --- This project, apart from its packages: a change of the code makes a layer of a few megabytes. ---
+# --- This project, apart from its packages: a change of the code makes a new layer of a few megabytes. ---
 FROM packages AS project
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md pyproject.toml setup.py ./
 COPY challenge challenge
 COPY crossmoda_grl crossmoda_grl
 COPY evaluation evaluation
 COPY pipeline pipeline
+COPY weights weights
 RUN set -eu; \
     /opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python install \
         --no-deps --no-index --no-build-isolation --target /opt/app/code .; \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app/code
-COPY weights /opt/app/weights
-# Any user may read everything, whatever the modes were where the image is built.
+# Any user may read everything, whatever the file modes on the building machine.
 RUN chmod -R a+rX,go-w /opt/app
 
 FROM ${BASE}
@@ -66,20 +66,19 @@ LABEL org.opencontainers.image.title="crossmoda-grl" \
       org.opencontainers.image.description="Vestibular schwannoma and cochlea on hrT2 MRI: 3D ENet with gradient reversal" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="python:3.11-slim-bookworm"
-# A volume that Docker makes takes these modes over, so that any user can write to it.
+# A volume that Docker makes has the modes of these folders, so any user can write to it.
 RUN mkdir -m 755 /input /reference && mkdir -m 1777 /output /scores
 COPY --from=packages /opt/crossmoda-grl /opt/crossmoda-grl
 COPY --from=project /opt/app /opt/crossmoda-grl
-# USER and HOME: a user id without an account has neither, and libraries ask for both. Caches go to /tmp.
-# MALLOC_*: glibc keeps large blocks instead of giving them back after each layer, which halves the time on a CPU.
+# USER and HOME: a user id without an account has neither, and libraries need both. Caches go to /tmp.
+# MALLOC_*: glibc keeps large blocks instead of returning them after each layer, which halves the time on a CPU.
 ENV PATH=/opt/crossmoda-grl/code/bin:/opt/crossmoda-grl/venv/bin:$PATH \
     PYTHONPATH=/opt/crossmoda-grl/code \
-    CROSSMODA_GRL_WEIGHTS=/opt/crossmoda-grl/weights \
     HOME=/tmp USER=crossmoda MPLCONFIGDIR=/tmp/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LANG=C.UTF-8 \
     MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 WORKDIR /tmp
-# 1000 is the first user of most Linux machines, so the likeliest owner of the folders mounted; --user takes any other.
+# 1000 is the first user on most Linux machines, so probably the owner of the mounted folders; --user sets another.
 USER 1000:1000
 ENTRYPOINT ["crossmoda-grl"]
 CMD ["predict"]

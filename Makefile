@@ -1,10 +1,10 @@
 # make demo   phantom scans -> label maps, a table, a picture, scores and a report, in demo/
 # make test   linters, type checker and all tests
-# Both install what they need into .venv first; all they ask for is Python 3.11, make and a package index.
+# Both install what they need into .venv first. They need Python 3.11, make and a package index.
 
 PYTHON ?= python3
 VENV ?= .venv
-# PyTorch's own index of CPU builds, beside PyPI; empty (TORCH_INDEX=) takes PyPI's build, on Linux the one with CUDA.
+# PyTorch's index of CPU builds, in addition to PyPI. Empty (TORCH_INDEX=), PyPI's build is used: on Linux, with CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo
 BIN := $(VENV)/bin
@@ -16,14 +16,14 @@ GRL := $(BIN)/crossmoda-grl
 
 include docker.mk
 
-# torch first and pinned: a range would take the newest build, on Linux with gigabytes of CUDA.
+# torch comes first, pinned: a version range would install the newest build, on Linux with gigabytes of CUDA.
 $(VENV)/torch.stamp: requirements.lock
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements.lock torch
 	touch $@
 
-$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/run.stamp: $(VENV)/torch.stamp pyproject.toml setup.py
 	$(PIP) install --quiet -c requirements.lock -e '.[segmentation,runner]'
 	touch $@
 
@@ -37,7 +37,7 @@ demo: $(VENV)/run.stamp
 	$(GRL) predict --input $(DEMO)/data/target_validation --output $(DEMO)/labels
 	$(GRL) picture --scans $(DEMO)/data/target_validation --labels $(DEMO)/labels \
 		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png \
-		--note "Phantoms, not patients. The shipped networks: weights/*.json"
+		--note "Phantoms, not patients. The shipped networks: weights/paper/*.json"
 	$(GRL) evaluate score --reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
 		--team crossmoda-grl --json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
 	$(GRL) evaluate report $(DEMO)/scores.json --out $(DEMO)/report.html \
@@ -59,13 +59,13 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/training_step.py --pairs 1
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
 
-# The tables of docs/results.md: trains and scores every arm on phantoms, some three hours on two cores; goes on where it
-# was stopped.
+# The tables of docs/results.md: trains and scores every arm on phantoms, in about three hours on two cores. The same
+# command resumes after an interruption.
 experiment: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.arms --out experiment --seeds 3 --jobs 2
 	$(BIN)/python -m experiments.table --out experiment
 
-# Renews the pins from what is installed; torch's local tag (+cpu) is left out, so that any build of the version fits.
+# Pins the installed versions. torch's local tag (+cpu) is left out, so that any build of that version fits.
 lock: $(VENV)/dev.stamp
 	( grep '^#' requirements.lock; \
 	  $(PIP) list --format=freeze --exclude-editable | grep -vE '^pip=' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' ) >requirements.new

@@ -1,11 +1,11 @@
 # make image        the image crossmoda-grl, for NVIDIA GPUs with TORCH=cuda
-# make wheelhouse   first, where the image is to be built offline
+# make wheelhouse   downloads the wheels, so that make image works offline
 # Included by Makefile, which sets PYTHON and VENV.
 
 IMAGE ?= crossmoda-grl
 # cpu, or cuda for NVIDIA GPUs
 TORCH ?= cpu
-# Further extras for the image, such as EXTRAS="tuning dashboard"; say it to `make wheelhouse` too
+# Further extras for the image, such as EXTRAS="tuning dashboard"; `make wheelhouse` needs the same value
 EXTRAS ?=
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
@@ -13,11 +13,11 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: wheelhouse image
 
-# Every wheel the image needs, for the image's Python and the architecture of this machine. torch comes first, alone:
-# the index of CPU builds holds nothing else that is wanted.
+# All wheels that the image needs, for its Python and this machine's architecture. torch comes first and alone, because
+# only torch comes from the index of CPU builds.
 wheelhouse: wheelhouse/$(TORCH).txt
 
-# The list alone, without the wheels, is nothing.
+# Without wheels, an existing list is out of date.
 ifeq ($(wildcard wheelhouse/*.whl),)
 .PHONY: wheelhouse/$(TORCH).txt
 endif
@@ -34,7 +34,7 @@ wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 	mv wheelhouse/requirements.new $@
 	@du -sh wheelhouse
 
-# Offline where wheelhouse/ holds wheels, online otherwise.
+# Builds offline if wheelhouse/ holds wheels, and online otherwise.
 image:
 	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" $(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)

@@ -1,1 +1,1 @@
-"""What both sides stand on: names, labels and folders, NIfTI files, files written whole, signals. Needs no torch."""
+"""What the participant's and the organiser's side share: contract, NIfTI files, atomic writes, signals. No torch."""

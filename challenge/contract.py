@@ -17,7 +17,7 @@ LABEL_SUFFIX = "_Label.nii.gz"
 SOURCE_TRAINING_FOLDERS = ("source_training", "training_source")
 TARGET_TRAINING_FOLDERS = ("target_training", "training_target")
 TARGET_VALIDATION_FOLDERS = ("target_validation", "validation")
-# Ours: the organisers keep the validation labels to themselves; phantoms have them, where no training code looks.
+# Our name. The organisers do not publish the validation labels; phantoms have them, where no training code looks.
 TARGET_VALIDATION_REFERENCE_FOLDER = "target_validation_reference"
 
 # Case ids of 2021, both ends included.
@@ -28,7 +28,7 @@ TARGET_VALIDATION_IDS = (211, 242)
 
 @dataclass(frozen=True)
 class Structure:
-    """A structure to segment: `key` names files and options, `title` heads columns, `label` is its voxel value."""
+    """A structure to segment: `key` names it in files and options, `title` in tables; `label` is its voxel value."""
 
     key: str
     title: str
@@ -46,7 +46,7 @@ def case_name(case_id: int) -> str:
 
 
 def case_of(file_name: str, suffix: str) -> str | None:
-    """Return the case that a file name stands for, or None where the name does not end in `suffix` or has no case.
+    """Return the case in a file name, or None where the name is not a case followed by `suffix`.
 
     `case_of("crossmoda_211_hrT2.nii.gz", TARGET_SUFFIX)` is `"crossmoda_211"`.
     """
@@ -60,7 +60,7 @@ def label_file(case: str) -> str:
 
 
 def files_by_case(folder: Path, suffix: str) -> dict[str, Path]:
-    """Find `{case}{suffix}` directly in a folder, whatever kind of entry it is, sorted by case with numbers in order.
+    """Find the entries of a folder named `{case}{suffix}`, of whatever kind, in the order of `sorted_cases`.
 
     Raises:
         OSError: the folder cannot be listed.

@@ -1,8 +1,8 @@
-"""NIfTI files: read and checked, written whole. The one room, with `contract`, that both sides share.
+"""NIfTI files: checked before they are read, written whole.
 
-ITK reads a truncated file and NaN voxels as zeros, a zero spacing as 1 mm and a negative one as its absolute value, all
-without an error. A label map made from such a scan looks like any other, so headers and voxels are checked before ITK
-sees them.
+ITK reads truncated files and NaN voxels as zeros, a zero spacing as 1 mm, and a negative spacing as its absolute value,
+all without an error. A label map made from such a scan looks like any other. Headers and voxels are therefore checked
+before ITK reads the file.
 """
 
 import gzip
@@ -27,12 +27,12 @@ _ORTHONORMAL_TOLERANCE = 1e-3
 
 
 class CaseError(Exception):
-    """A bad scan or label map: subject, expected, got, next step. Other cases go on."""
+    """A bad scan or label map. The message says what was expected and found, and what to do. Other cases continue."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image's voxels lie: sizes and axes in ITK's order x, y, z, millimetres, direction row by row."""
+    """An image's grid in ITK's order x, y, z: size in voxels, spacing and origin in mm, direction cosines by rows."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -40,7 +40,7 @@ class Geometry:
     direction: tuple[float, ...]
 
     def same_place(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
-        """Tell whether both grids have one size and lie within `tolerance` (mm, and direction cosines)."""
+        """Tell whether both grids have the same size and agree within `tolerance`, in mm and direction cosines."""
         return self.size_xyz == other.size_xyz and all(
             np.allclose(mine, theirs, rtol=0, atol=tolerance)
             for mine, theirs in (
@@ -51,7 +51,7 @@ class Geometry:
         )
 
     def __str__(self) -> str:
-        """Say size, spacing, origin and direction in one line."""
+        """Return size, spacing, origin and direction in one line."""
         size = " x ".join(map(str, self.size_xyz))
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
         origin = ", ".join(f"{o:.4g}" for o in self.origin_mm)
@@ -72,11 +72,11 @@ def geometry_of(image: sitk.Image) -> Geometry:
 def read_image(path: Path) -> sitk.Image:
     """Read a 3-D scalar NIfTI image, `scl_slope` and `scl_inter` applied.
 
-    A fourth or later dimension of length 1 is dropped.
+    A fourth or later dimension is dropped if its length is 1.
 
     Raises:
-        CaseError: the file is missing, no file, no NIfTI, damaged, truncated, not 3-D, not scalar, too large, has a
-            spacing or direction that no scanner writes, or voxels that are NaN or infinite.
+        CaseError: the file is missing, is no file or no NIfTI, is damaged or truncated, is not 3-D, not scalar or too
+            large, has an impossible spacing or direction, or has NaN or infinite voxels.
     """
     _check_file(path)
     try:
@@ -86,10 +86,10 @@ def read_image(path: Path) -> sitk.Image:
 
 
 def read_geometry(path: Path) -> Geometry:
-    """Read where an image's voxels lie, from its header alone.
+    """Read an image's grid, from its header alone.
 
     Raises:
-        CaseError: as `read_image`, except that the voxels are not looked at.
+        CaseError: as `read_image`, but the voxels are not checked.
     """
     with _opened(path) as stream:
         _check_header(path, _first_bytes(path, stream))
@@ -99,7 +99,7 @@ def read_geometry(path: Path) -> Geometry:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _itk_error(path, error) from error
-    # ITK counts a fourth dimension of length 1 in the header, and drops it from the image.
+    # ITK counts a fourth dimension of length 1 in the header, but drops it from the image.
     dimension = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return Geometry(
@@ -114,12 +114,12 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """Write a compressed NIfTI file that is whole or absent.
 
     Raises:
-        OSError: the file cannot be written, a full disk included; the folder holds what it held before.
+        OSError: the file cannot be written, for example because the disk is full. The folder is left as it was.
     """
     with written_whole(path) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
-            # ITK does not tell that the disk is full: what was written is read again.
+            # ITK does not report a full disk, so read back what was written.
             _check_file(partial)
         except (RuntimeError, CaseError) as error:
             free = os.statvfs(path.parent)
@@ -131,7 +131,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a file's voxels lie, uncompressed: where they begin, how many, of which type."""
+    """How the voxels are stored in the uncompressed file: their offset, number and type."""
 
     offset: int
     voxels: int
@@ -150,10 +150,10 @@ def _check_file(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a NIfTI file, compressed or not, and turn what can go wrong while it is read into a `CaseError`."""
+    """Open a NIfTI file, compressed or not. Errors while it is read become a `CaseError`."""
     if path.is_symlink() and not path.exists():
         raise CaseError(
-            f"{path.name}: expected a file, got a link to {path.readlink()}, which does not exist; mend the link"
+            f"{path.name}: expected a file, got a link to {path.readlink()}, which does not exist; fix the link"
         )
     if path.is_dir():
         raise CaseError(
@@ -190,7 +190,7 @@ def _first_bytes(path: Path, stream: BinaryIO) -> bytes:
 
 
 def _check_header(path: Path, head: bytes) -> _Layout:
-    """Check a header as it stands on disk; return how its voxels lie."""
+    """Check a header as it is on disk; return how the voxels are stored."""
     header = _parsed_header(path, head)
     dim = [int(n) for n in header["dim"]]
     rank = dim[0]
@@ -222,7 +222,7 @@ def _check_header(path: Path, head: bytes) -> _Layout:
         )
     spacing = [float(s) for s in header["pixdim"][1:4]]
     if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise CaseError(f"{path.name}: expected three spacings above 0 mm, got {spacing}; mend pixdim in the header")
+        raise CaseError(f"{path.name}: expected three spacings above 0 mm, got {spacing}; fix pixdim in the header")
     _check_direction(path, header)
     return _Layout(int(header["vox_offset"]), voxels, dtype)
 
@@ -237,7 +237,7 @@ def _parsed_header(path: Path, head: bytes) -> "nibabel.Nifti1Header":
 
 
 def _check_direction(path: Path, header: "nibabel.Nifti1Header") -> None:
-    """Refuse a direction that is singular or sheared, whichever of the header's two forms holds it."""
+    """Refuse a singular or sheared direction, from the sform or the qform."""
     if header["sform_code"] > 0:
         columns = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)[:, :3]
     elif header["qform_code"] > 0:
@@ -245,19 +245,19 @@ def _check_direction(path: Path, header: "nibabel.Nifti1Header") -> None:
             columns = np.asarray(header.get_qform(), dtype=np.float64)[:, :3][:3]
         except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
             raise CaseError(
-                f"{path.name}: expected a rotation in the header, got a bad quaternion; mend qform"
+                f"{path.name}: expected a rotation in the header, got a bad quaternion; fix qform"
             ) from error
     else:
         return
     lengths = np.linalg.norm(columns, axis=0)
     if not np.isfinite(columns).all() or (lengths == 0).any():
         raise CaseError(
-            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform"
+            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; fix sform"
         )
     cosines = columns / lengths
     if abs(np.linalg.det(cosines)) < _ORTHONORMAL_TOLERANCE:
         raise CaseError(
-            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; mend sform"
+            f"{path.name}: expected three axes in the header, got a singular direction {columns.tolist()}; fix sform"
         )
     if not np.allclose(cosines.T @ cosines, np.eye(3), atol=_ORTHONORMAL_TOLERANCE):
         raise CaseError(
@@ -267,7 +267,7 @@ def _check_direction(path: Path, header: "nibabel.Nifti1Header") -> None:
 
 
 def _check_stream(path: Path, layout: _Layout) -> None:
-    """Read the whole file, which checks gzip's checksum too: are all voxels there, and is each a finite number?"""
+    """Read the whole file: check gzip's checksum, and that all voxels are present and finite."""
     read_bytes = bad_voxels = 0
     with _opened(path) as stream:
         stream.read(layout.offset)

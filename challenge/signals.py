@@ -1,6 +1,7 @@
-"""Being told to stop: signals become an exception, so that what is in work is cleaned up on the way out."""
+"""Signals that stop a command: raised as an exception, so that cleanup runs, or deferred while cleanup runs."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,10 +11,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was told to stop; `exit_code` is 128 plus the signal's number, as a shell says it."""
+    """A signal told the process to stop. `exit_code` is 128 plus the signal's number, as in a shell."""
 
     def __init__(self, signal_number: int) -> None:
-        """Keep the signal."""
+        """Name the signal."""
         super().__init__(signal.Signals(signal_number).name)
         self.exit_code = 128 + signal_number
 
@@ -22,8 +23,8 @@ class Interrupted(KeyboardInterrupt):
 def interruptible() -> Iterator[None]:
     """Turn `SIGNALS` into `Interrupted` inside the block, in the main thread.
 
-    A handler is needed even for signals that end a process by default: as a container's first process it would not
-    get them at all.
+    Signals that end a process by default need a handler too: the first process of a container does not get them
+    otherwise.
     """
 
     def interrupt(signal_number: int, _: FrameType | None) -> None:
@@ -35,3 +36,20 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let signals that arrive inside the block take effect after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread handles signals
+        return
+    pending: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: pending.append(number)) for n in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in pending:
+            signal.raise_signal(late)

@@ -1,9 +1,11 @@
-"""The `crossmoda-grl` command: joins the participant's commands (`pipeline`) and the organiser's (`evaluation`).
+"""The `crossmoda-grl` command: the participant's commands (`pipeline`) and the organiser's (`evaluation`).
 
-Each command is imported when it is called, so that `evaluate` works without torch and `--help` answers at once.
+A command is imported when it is called. So `evaluate` works without torch, and `--help` answers at once.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,19 +18,19 @@ COMMANDS = {
         "Segment a folder of hrT2 scans: label maps on the scans' own grids.",
     ),
     "picture": ("pipeline.inference.cli", "picture", "Draw label maps as outlines on their scans."),
-    "train": ("pipeline.training.cli", "train", "Train the paper's two phases; killed, the same command goes on."),
+    "train": ("pipeline.training.cli", "train", "Train the paper's two phases; the same command resumes a run."),
     "export": ("pipeline.training.cli", "export", "Write a training run's networks in the form that predict loads."),
     "reproduce": (
         "crossmoda_grl.reproduction",
         "reproduce",
-        "From the challenge's data to the paper's table, in one command.",
+        "Train, predict and score: from the challenge's data to the paper's table.",
     ),
     "tune": (
         "pipeline.tuning.cli",
         "tune",
-        "Search the paper's hyper-parameters with Optuna, alone or shared.",
+        "Search the paper's hyper-parameters with Optuna, in one process or many.",
     ),
-    "study": ("pipeline.tuning.cli", "study", "Show what a search has found: table, plots, the best settings."),
+    "study": ("pipeline.tuning.cli", "study", "Show a search's results: table, plots, the best settings."),
     "phantom": ("pipeline.phantom.cli", "phantom", "Make phantom scans with labels in the challenge's layout."),
     "evaluate": ("evaluation.cli", "evaluate", "Score, rank and report submissions, and run their images."),
 }
@@ -38,13 +40,18 @@ class LazyGroup(click.Group):
     """A click group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands, in the order of use."""
+        """Return the commands' names, in the order of use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
+        """Import a command.
+
+        Raises:
+            click.ClickException: a module of the user's hides one of our packages.
+        """
         if cmd_name not in COMMANDS:
             return None
+        _refuse_hidden_packages()
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), attribute)
         return command
@@ -53,7 +60,7 @@ class LazyGroup(click.Group):
         """Run a command.
 
         Raises:
-            click.ClickException: a package that the command needs is not installed.
+            click.ClickException: the command needs a package that is not installed.
         """
         try:
             return super().invoke(ctx)
@@ -73,6 +80,18 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="crossmoda-grl")
 def main() -> None:
     """Vestibular schwannoma and cochlea on hrT2 MRI: Kondo's crossMoDA 2021 entry, 3D ENet with gradient reversal."""
+
+
+def _refuse_hidden_packages() -> None:
+    """Refuse a user's `evaluation.py` that Python would import instead of our package, such as `python -m` does."""
+    for package in ("challenge", "evaluation", "pipeline"):
+        ours = Path(__file__).resolve().parents[1] / package / "__init__.py"
+        found = find_spec(package)
+        if found is not None and found.origin is not None and Path(found.origin).resolve() != ours:
+            raise click.ClickException(
+                f"{found.origin}: expected Python to import {package} from {ours.parent}, got this file, which shadows "
+                "it; rename or move the file, or run the command `crossmoda-grl` in another folder"
+            )
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ from challenge.contract import (
     TARGET_VALIDATION_REFERENCE_FOLDER,
     files_by_case,
 )
+from challenge.files import write_text
 from challenge.quantities import counted
 from challenge.signals import Interrupted, interruptible
-from evaluation.cli import evaluate, told, write_text
+from evaluation.cli import evaluate
+from evaluation.cli import one_line_errors as told
 from pipeline.inference.cli import predict
 from pipeline.training.cli import export, train
 
@@ -179,7 +181,7 @@ def _as_typed(context: click.Context, options: Sequence[click.Parameter]) -> Ite
 
 def _provenance(weights: Path) -> Iterator[str]:
     """Yield a line for each structure: which network it was, and every departure from the paper."""
-    from evaluation.report import escape_markdown
+    from evaluation.report.markdown import escape_markdown
 
     for structure in STRUCTURES:
         card = json.loads((weights / f"{structure.key}.json").read_text(encoding="utf-8"))

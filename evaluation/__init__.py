@@ -1,1 +1,1 @@
-"""The organiser's side: score, rank and report submissions, run their images. Knows no `pipeline`, needs no torch."""
+"""The organiser's side: scores, ranks and reports submissions, and runs their images. No `pipeline`, no torch."""

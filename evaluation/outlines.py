@@ -1,10 +1,10 @@
 """Outlines of reference and prediction on axial slices, drawn the same way in every picture.
 
 Volumes are `(D, H, W)` in LPS order: rows run to posterior, columns to the patient's left. A slice drawn with its first
-row on top is then in radiological orientation, with the patient's right on the reader's left.
+row on top is therefore in radiological orientation, with the patient's right on the reader's left.
 
-Outlines run along the voxels' edges, so they claim neither more nor less than the label map says. The reference is
-drawn broad and the prediction narrow on top of it: both can be seen where they coincide, and told apart without colour.
+Outlines follow the voxels' edges and show exactly what the label map holds. The reference is a broad line, the
+prediction a narrow one on top of it: both are visible where they coincide, and can be told apart without colour.
 """
 
 import base64
@@ -22,13 +22,13 @@ from matplotlib.patheffects import withStroke
 
 from challenge.contract import STRUCTURES, Structure
 
-# Two of Okabe and Ito's colours, told apart by colour-blind readers and both far from the greys of a scan.
+# Two of Okabe and Ito's colours: colour-blind readers can tell them apart, and both stand out from a grey scan.
 REFERENCE_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
 REFERENCE_WIDTH_PT = 2.6
 PREDICTION_WIDTH_PT = 1.1
 
-# No scan: a flat grey on which both colours and the white marks stand out.
+# The background without a scan: a grey on which both colours and the white marks stand out.
 _BLANK = 0.12
 _SCALE_BAR_MM = 10.0
 _HALO = "#000000"
@@ -45,10 +45,10 @@ class Field:
 
 
 def most_telling_slice(reference: np.ndarray, prediction: np.ndarray) -> int:
-    """Return the axial slice on which two masks disagree most, of those that hold both where there are such.
+    """Return the axial slice on which two masks disagree most, if possible one that holds both.
 
-    Of equals it is the one with most of the reference, then the one nearest to its middle; with nothing to see, the
-    middle one of all.
+    Among equals, the slice with most reference voxels wins, then the one nearest to the masks' middle. For two empty
+    masks it is the middle slice of the volume.
 
     Args:
         reference: bool `(D, H, W)`.
@@ -78,13 +78,13 @@ def field_round(
     margin_mm: float = 10.0,
     least_mm: float = 30.0,
 ) -> Field:
-    """Return the square field that holds every given mask with a margin, or the whole slice where all are empty.
+    """Return the square field that holds every mask with a margin, or the whole slice if all are empty.
 
     Args:
         masks: bool `(H, W)`, of one shape, at least one.
-        spacing_mm: of rows and columns.
-        margin_mm: kept free on every side.
-        least_mm: the field is never smaller, so that a one-voxel structure is seen where it lies.
+        spacing_mm: spacing of rows and columns in mm.
+        margin_mm: margin on every side.
+        least_mm: smallest side of the field, so that a one-voxel structure is seen in its surroundings.
 
     Raises:
         ValueError: no mask is given.
@@ -104,18 +104,18 @@ def field_round(
 
 
 def outline(mask: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Return the straight runs of a mask's outline along voxel edges.
+    """Return a mask's outline as straight runs along voxel edges.
 
     Args:
         mask: bool `(H, W)`.
-        spacing_mm: of rows and columns.
+        spacing_mm: spacing of rows and columns in mm.
 
     Returns:
-        float64 `(N, 2, 2)`: N runs, from and to, x and y in millimetres from the corner of the first voxel.
+        float64 `(N, 2, 2)`: N runs, start and end, x and y in mm from the corner of the first voxel.
     """
     padded = np.pad(np.asarray(mask, dtype=bool), 1)
     row_mm, column_mm = spacing_mm
-    # Between row r - 1 and row r where they differ; the pad shifts indices by one, the difference shifts them back.
+    # An edge lies between row r - 1 and row r where they differ. Padding shifts indices by 1, the difference back.
     across, from_column, to_column = _runs(padded[1:] ^ padded[:-1])
     down, from_row, to_row = _runs((padded[:, 1:] ^ padded[:, :-1]).T)
     horizontal = np.stack([from_column - 1, across, to_column - 1, across], axis=-1)
@@ -125,7 +125,7 @@ def outline(mask: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
 
 
 def _runs(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return line, first and past-the-last position of every run of True along the second axis."""
+    """Return the line, start and end (exclusive) of every run of True along the second axis."""
     steps = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     lines, starts = np.nonzero(steps == 1)
     _, ends = np.nonzero(steps == -1)
@@ -143,17 +143,17 @@ def draw_outlines(
     structures: Sequence[Structure] = STRUCTURES,
     marks: bool = True,
 ) -> None:
-    """Draw one axial slice to physical scale with the outlines of the reference and of the prediction.
+    """Draw one axial slice to physical scale, with the outlines of reference and prediction.
 
     Args:
-        axes: what to draw on; its ticks and frame are taken away.
+        axes: the axes to draw on; their ticks and frame are removed.
         scan: `(H, W)` of any real type, or None for a flat background.
         reference: label map `(H, W)`, or None.
         prediction: label map `(H, W)`, or None. At least one of the three must be given.
-        spacing_mm: of rows and columns.
-        field: what to show; the whole slice where it is None.
-        structures: which labels to outline, each on its own so that structures that touch stay apart.
-        marks: write R and L for the patient's sides, and a 10 mm scale bar.
+        spacing_mm: spacing of rows and columns in mm.
+        field: the part to show, by default the whole slice.
+        structures: the labels to outline, each separately, so that touching structures stay distinct.
+        marks: draw R and L for the patient's sides, and a 10 mm scale bar.
 
     Raises:
         ValueError: nothing is given to draw, or the slices differ in shape.
@@ -166,7 +166,7 @@ def draw_outlines(
     extent_mm = (0.0, width * spacing_mm[1], height * spacing_mm[0], 0.0)
     axes.set_facecolor(str(_BLANK))
     if scan is not None:
-        # Percentiles, because a few bright vessels or a burnt-in mark would leave the rest black.
+        # Percentiles: a few bright vessels or a burnt-in mark must not leave the rest black.
         low, high = np.percentile(scan, [1.0, 99.5])
         axes.imshow(
             scan, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=extent_mm, interpolation="nearest", zorder=0
@@ -204,7 +204,7 @@ def _mark_sides_and_scale(axes: Axes) -> None:
         "color": _MARK,
         "transform": axes.transAxes,
         "zorder": 5,
-        "path_effects": [withStroke(linewidth=2.0, foreground=_HALO)],  # to be read on bright voxels too
+        "path_effects": [withStroke(linewidth=2.0, foreground=_HALO)],  # readable on bright voxels too
     }
     axes.text(0.03, 0.5, "R", ha="left", va="center", fontsize=9, **style)
     axes.text(0.97, 0.5, "L", ha="right", va="center", fontsize=9, **style)
@@ -223,7 +223,7 @@ def _mark_sides_and_scale(axes: Axes) -> None:
 
 
 def legend_lines() -> list[Line2D]:
-    """Return what a legend shows for the reference's and the prediction's outline, in this order."""
+    """Return the legend's entries: the reference's outline, then the prediction's."""
     return [
         Line2D([], [], color=REFERENCE_COLOUR, linewidth=REFERENCE_WIDTH_PT, label="Reference"),
         Line2D([], [], color=PREDICTION_COLOUR, linewidth=PREDICTION_WIDTH_PT, label="Prediction"),
@@ -251,5 +251,5 @@ def outlines_png(
 
 
 def png_data_uri(png: bytes) -> str:
-    """Return a PNG file as a `data:` URI, which a page can show without fetching anything."""
+    """Return a PNG file as a `data:` URI, which a page shows without fetching anything."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

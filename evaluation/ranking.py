@@ -1,8 +1,8 @@
-"""The challenge's ranking, how stable it is, and which differences between teams hold.
+"""The challenge's ranking, how stable it is, and which differences between teams are significant.
 
-Per case and metric a team's rank is 1 + the number of teams strictly better, so that ties share the smaller rank. A
-case's cumulative rank is the mean of its metrics' ranks, a team's score the mean of its cumulative ranks over the
-cases, and teams are ranked by score, smallest first.
+For each case and metric a team's rank is 1 + the number of teams that are strictly better, so ties share the smaller
+rank. The mean over the metrics is the case's cumulative rank; the mean over the cases is the team's score. Teams are
+ranked by score, smallest first.
 
 Source: CrossMoDA2022-Evaluation-code, ranking.py; Dorent et al., CrossMoDA 2021 challenge, Medical Image Analysis 2023.
 """
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from challenge.contract import STRUCTURES, sorted_cases
-from evaluation.scoring import CohortScores
+from evaluation.cohort import CohortScores
 
 Values = NDArray[np.float64]
-Ranks = NDArray[np.int64]
+RankArray = NDArray[np.int64]
 
-JSON_FORMAT = "crossmoda-grl ranking"
-JSON_VERSION = 1
+_JSON_FORMAT = "crossmoda-grl ranking"
+_JSON_VERSION = 1
 
 
 @dataclass(frozen=True)
 class RankedMetric:
-    """One of the four metrics that are ranked: its column in a score file, and where it is found."""
+    """One of the four ranked metrics: its column in a score file, and its field of `StructureScores`."""
 
     column: str
     kind: str
@@ -36,12 +36,12 @@ class RankedMetric:
     higher_is_better: bool
 
 
-METRICS = tuple(
+RANKED_METRICS = tuple(
     RankedMetric(f"{structure.title}_{kind}", kind, structure.key, field, higher)
     for structure in STRUCTURES
     for kind, field, higher in (("Dice", "dice", True), ("ASSD", "assd_mm", False))
 )
-# What a ranking may rest on, by name: the challenge's, and its two halves. Source: ranking.py, step 7.
+# The kinds of metrics that a ranking may use: the challenge's, and each half of it. Source: ranking.py, step 7.
 SUBSETS: Mapping[str, tuple[str, ...]] = {
     "Dice and ASSD": ("Dice", "ASSD"),
     "Dice": ("Dice",),
@@ -50,19 +50,19 @@ SUBSETS: Mapping[str, tuple[str, ...]] = {
 CHALLENGE_SUBSET = "Dice and ASSD"
 CHALLENGE_SCHEME = "rank-then-mean"
 
-# What pairs of teams are compared by: the cumulative rank, and each metric by its column.
+# Pairs of teams are compared by this and by each metric's column.
 CUMULATIVE_RANK = "cumulative rank"
 
 _CASES_SHOWN = 10
-# 2^50 choices of signs are still whole numbers in float64.
+# float64 counts up to 2^50 choices of signs exactly.
 _EXACT_UP_TO = 50
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of several teams on the same cases: `values` float64 (cases, teams, `METRICS`).
+    """Scores of several teams on the same cases: `values` float64 (cases, teams, `RANKED_METRICS`).
 
-    NaN where the reference gives nothing to compare with: for all teams alike, never for all metrics of a case.
+    NaN where the reference gives nothing to compare with: then for all teams, but never for all metrics of a case.
     """
 
     teams: tuple[str, ...]
@@ -73,18 +73,18 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class SubsetRanking:
-    """A ranking by some of the metrics and its bootstrap; teams in the order of `Ranking.teams`.
+    """A ranking by some of the metrics, and its bootstrap. Teams are in the order of `Ranking.teams`.
 
     Attributes:
         scores: float64 (teams), mean cumulative rank.
-        ranks: int64 (teams), ties share the smaller.
+        ranks: int64 (teams); ties share the smaller rank.
         sample_ranks: int64 (samples, teams).
         taus: float64 (samples), Kendall's tau-b of each sample's ranking against `ranks`; NaN where all teams tie.
     """
 
     scores: Values
-    ranks: Ranks
-    sample_ranks: Ranks
+    ranks: RankArray
+    sample_ranks: RankArray
     taus: Values
 
     @property
@@ -94,26 +94,26 @@ class SubsetRanking:
         return (self.sample_ranks[:, :, None] == possible).mean(axis=0)
 
     @property
-    def intervals(self) -> Ranks:
+    def intervals(self) -> RankArray:
         """Smallest and largest rank of each team over the middle 95 % of the samples: int64 (teams, 2)."""
         return np.percentile(self.sample_ranks, [2.5, 97.5], axis=0, method="inverted_cdf").T.astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The challenge's ranking and what is shown beside it.
+    """The challenge's ranking, with its alternatives, bootstrap and tests.
 
     Attributes:
         teams: best first; teams of equal score by name.
         cases: in the order of `contract.sorted_cases`.
-        metric_ranks: float64 (cases, teams, `METRICS`), NaN where not scored.
+        metric_ranks: float64 (cases, teams, `RANKED_METRICS`), NaN where not scored.
         case_ranks: float64 (cases, teams), each case's cumulative rank.
         scores: float64 (teams), the final score.
         ranks: int64 (teams), the final rank.
         schemes: int64 (teams) by scheme, the challenge's `rank-then-mean` first.
         subsets: by the names of `SUBSETS`, the challenge's first.
         p_values: float64 (teams, teams) by `CUMULATIVE_RANK` and metric column; symmetric, 1 on the diagonal.
-        notes: what was left out, for the reader.
+        notes: what was left out, in words.
     """
 
     teams: tuple[str, ...]
@@ -121,21 +121,21 @@ class Ranking:
     metric_ranks: Values
     case_ranks: Values
     scores: Values
-    ranks: Ranks
-    schemes: Mapping[str, Ranks]
+    ranks: RankArray
+    schemes: Mapping[str, RankArray]
     subsets: Mapping[str, SubsetRanking]
     p_values: Mapping[str, Values]
     notes: tuple[str, ...] = ()
 
 
 def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
-    """Lay cohorts out as a table; a team's cases may come in several cohorts.
+    """Arrange cohorts as a table. A team's cases may come in several cohorts.
 
-    A structure that no team was scored on in a case is left out there; a case with neither is left out, with a note.
+    A structure for which no team has a score in a case is NaN there. A case without any score is left out, with a note.
 
     Raises:
-        ValueError: no scores, a case twice for a team, teams that lack cases which others have, or a structure scored
-            for some teams only. The message lists what is missing.
+        ValueError: there are no scores, a team has a case twice, a team lacks cases that others have, or a structure is
+            scored for some teams only. The message lists what is missing.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for cohort in cohorts:
@@ -146,7 +146,7 @@ def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
                     f"scores: expected each case once per team, got {result.case} of {cohort.team} again; "
                     "give each score file once"
                 )
-            found = (getattr(result.structures[metric.structure], metric.field) for metric in METRICS)
+            found = (getattr(result.structures[metric.structure], metric.field) for metric in RANKED_METRICS)
             cases[result.case] = [np.nan if value is None else value for value in found]
     teams, cases_of_all = sorted(scores), sorted_cases({case for cases in scores.values() for case in cases})
     if not teams or not cases_of_all:
@@ -177,7 +177,7 @@ def _refuse_partly_scored(values: Values, cases: Sequence[str], teams: Sequence[
     unscored = np.isnan(values)
     partly = unscored.any(axis=1) & ~unscored.all(axis=1)
     lines = [
-        f"{cases[case]} {METRICS[metric].column} is missing for "
+        f"{cases[case]} {RANKED_METRICS[metric].column} is missing for "
         f"{', '.join(team for team, out in zip(teams, unscored[case, :, metric], strict=True) if out)}"
         for case, metric in np.argwhere(partly)
     ]
@@ -194,35 +194,35 @@ def _shown(items: Sequence[str], separator: str = ", ") -> str:
 
 
 def rank_teams(table: ScoreTable, rng: np.random.Generator, samples: int = 1000) -> Ranking:
-    """Rank teams by the challenge's rules, and judge the ranking.
+    """Rank teams by the challenge's rules, with alternatives, bootstrap and pairwise tests.
 
     Args:
         table: at least one team and one case.
-        rng: draws the bootstrap samples; every subset of the metrics sees the same ones.
-        samples: bootstrap samples, each of as many cases as there are, drawn with replacement.
+        rng: draws the bootstrap samples, the same for every subset of the metrics.
+        samples: number of bootstrap samples. Each draws as many cases as there are, with replacement.
 
     Raises:
         ValueError: `samples` is less than 1.
 
-    Source: CrossMoDA2022-Evaluation-code, ranking.py. There, Kendall's tau counts teams of equal final score as ranked
-    in the order they stand; here they tie.
+    Source: CrossMoDA2022-Evaluation-code, ranking.py. There, Kendall's tau ranks teams of
+    equal final score in the order in which they are listed; here they tie.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}; give the number of bootstrap samples")
-    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in METRICS])
+    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in RANKED_METRICS])
     metric_ranks = np.where(np.isnan(table.values), np.nan, smaller_ranks(-table.values * better, axis=1))
     final = np.nanmean(metric_ranks, axis=2).mean(axis=0)
     order = sorted(range(len(table.teams)), key=lambda team: (final[team], table.teams[team]))
     values, metric_ranks = table.values[:, order], metric_ranks[:, order]
 
     case_ranks = {
-        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in METRICS]], axis=2)
+        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in RANKED_METRICS]], axis=2)
         for name, kinds in SUBSETS.items()
     }
     weights = _sample_weights(len(table.cases), samples, rng)
     subsets = {name: _bootstrap(ranks, weights) for name, ranks in case_ranks.items()}
     compared = {CUMULATIVE_RANK: case_ranks[CHALLENGE_SUBSET]} | {
-        metric.column: values[..., index] for index, metric in enumerate(METRICS)
+        metric.column: values[..., index] for index, metric in enumerate(RANKED_METRICS)
     }
     return Ranking(
         teams=tuple(table.teams[team] for team in order),
@@ -238,7 +238,7 @@ def rank_teams(table: ScoreTable, rng: np.random.Generator, samples: int = 1000)
     )
 
 
-def smaller_ranks(values: Values, axis: int) -> Ranks:
+def smaller_ranks(values: Values, axis: int) -> RankArray:
     """Rank values along an axis, smallest first: 1 + the number of strictly smaller ones. NaN is ranked 1.
 
     Source: ranking.py, step 1 ("using minimum rank").
@@ -248,8 +248,8 @@ def smaller_ranks(values: Values, axis: int) -> Ranks:
     return np.moveaxis(ranks, -1, axis).astype(np.int64)
 
 
-def _rank_by_schemes(goodness: Values, metric_ranks: Values, final: Ranks) -> dict[str, Ranks]:
-    """Rank by the challenge's scheme and its alternatives; `goodness` (cases, teams, metrics), larger is better.
+def _rank_by_schemes(goodness: Values, metric_ranks: Values, final: RankArray) -> dict[str, RankArray]:
+    """Rank by the challenge's scheme and its alternatives. `goodness` is (cases, teams, metrics), larger is better.
 
     Source: ranking.py, step 6.
     """
@@ -267,24 +267,24 @@ def _rank_by_schemes(goodness: Values, metric_ranks: Values, final: Ranks) -> di
 
 
 def _sample_weights(cases: int, samples: int, rng: np.random.Generator) -> Values:
-    """Draw bootstrap samples: how often each case is in each, float64 (samples, cases)."""
+    """Draw bootstrap samples: how often each holds each case, float64 (samples, cases)."""
     drawn = rng.integers(cases, size=(samples, cases)) + cases * np.arange(samples)[:, None]
     return np.bincount(drawn.ravel(), minlength=samples * cases).reshape(samples, cases).astype(np.float64)
 
 
 def _bootstrap(case_ranks: Values, weights: Values) -> SubsetRanking:
-    """Rank the cohort and every sample of it, reusing the ranks per case. Source: ranking.py, step 7."""
-    # Ranks per case are multiples of 1/4, so sums are exact and ties are ties.
+    """Rank the cohort and every bootstrap sample from the ranks per case. Source: ranking.py, step 7."""
+    # RankArray per case are multiples of 1/4, so sums are exact and ties are ties.
     scores = case_ranks.sum(axis=0) / len(case_ranks)
     ranks = smaller_ranks(scores, axis=0)
     sample_ranks = smaller_ranks(weights @ case_ranks, axis=1)
     return SubsetRanking(scores=scores, ranks=ranks, sample_ranks=sample_ranks, taus=kendall_taus(ranks, sample_ranks))
 
 
-def kendall_taus(ranks: Ranks, sample_ranks: Ranks) -> Values:
+def kendall_taus(ranks: RankArray, sample_ranks: RankArray) -> Values:
     """Return Kendall's tau-b of each row of `sample_ranks` (samples, teams) against `ranks` (teams).
 
-    NaN where all teams tie in either, a single team included.
+    NaN where all teams tie in one of the two rankings, as a single team does.
     """
     above, right = np.triu_indices(len(ranks), k=1)
     signs = np.sign(ranks[above] - ranks[right])
@@ -295,10 +295,10 @@ def kendall_taus(ranks: Ranks, sample_ranks: Ranks) -> Values:
 
 
 def pairwise_p_values(by_case: Values) -> Values:
-    """Compare every two teams over the cases: Wilcoxon's signed-rank test, two-sided, Holm-corrected over the pairs.
+    """Compare all pairs of teams over the cases: Wilcoxon's two-sided signed-rank test, Holm-corrected for the pairs.
 
     Args:
-        by_case: float64 (cases, teams); cases with NaN are left out.
+        by_case: float64 (cases, teams), one value per case and team. Cases with NaN are left out.
 
     Returns:
         Corrected p-values, float64 (teams, teams), symmetric, 1 on the diagonal and for teams that never differ.
@@ -315,10 +315,13 @@ def pairwise_p_values(by_case: Values) -> Values:
 
 
 def signed_rank_p_value(differences: Values) -> float:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; zeros are dropped, 1 where nothing is left.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test. Zeros are dropped; without other values it is 1.
 
-    Exact up to 50 differences, ties included; SciPy is exact there only without ties, or by trying all signs, which
-    takes a second for 13 cases. Beyond, the normal approximation.
+    Up to 50 differences it is exact, also with ties. (SciPy is exact only without ties, or by trying all signs, which
+    takes a second for 13 cases.) Beyond that it is the normal approximation.
+
+    Args:
+        differences: float64 (N,).
 
     Source: Wilcoxon, Biometrics Bulletin 1, 1945.
     """
@@ -327,7 +330,7 @@ def signed_rank_p_value(differences: Values) -> float:
         return 1.0
     if differences.size > _EXACT_UP_TO:
         return float(stats.wilcoxon(differences).pvalue)
-    # Mean ranks are halves: twice them are whole numbers, and the sums of every choice of signs can be counted.
+    # Mean ranks are multiples of 1/2. Doubled, they are whole, so the sums of all choices of signs can be counted.
     doubled = np.rint(2 * stats.rankdata(np.abs(differences))).astype(np.int64)
     total = int(doubled.sum())
     ways = np.zeros(total + 1)
@@ -340,7 +343,7 @@ def signed_rank_p_value(differences: Values) -> float:
 
 
 def holm(p_values: Values) -> Values:
-    """Correct p-values for their number by Holm's step-down procedure. Source: Holm, Scand. J. Statist. 6, 1979."""
+    """Correct p-values (N,) by Holm's step-down procedure. Source: Holm, Scand. J. Statist. 6, 1979."""
     order = np.argsort(p_values, kind="stable")
     steps = p_values[order] * np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
@@ -348,16 +351,16 @@ def holm(p_values: Values) -> Values:
     return corrected
 
 
-def to_json(ranking: Ranking) -> str:
-    """Write a ranking as JSON: teams best first, ranks and scores by team, NaN as null."""
+def ranking_to_json(ranking: Ranking) -> str:
+    """Return a ranking as JSON: teams best first, ranks and scores by team, NaN as null."""
     teams = ranking.teams
 
     def by_team(values: NDArray[np.generic]) -> dict[str, object]:
         return dict(zip(teams, values.tolist(), strict=True))
 
     document = {
-        "format": JSON_FORMAT,
-        "version": JSON_VERSION,
+        "format": _JSON_FORMAT,
+        "version": _JSON_VERSION,
         "teams": list(teams),
         "cases": list(ranking.cases),
         "scores": by_team(ranking.scores),

@@ -81,29 +81,5 @@ class Ours:
     statistics_patches: int = 4
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A hyper-parameter to tune: a field of a recipe, its range, whether on a log scale, and the paper's choice.
-
-    With `of_all_phases` the value found holds in every phase of the structure, not only in the tuned one.
-    """
-
-    name: str
-    low: float
-    high: float
-    log: bool
-    paper: float
-    of_all_phases: bool = False
-
-
 PAPER = Paper()
 OURS = Ours()
-
-# What is tuned in each phase: ranges and chosen values are the paper's. Ours: a log scale for the rates, because their
-# ranges span four and nine decades and a linear draw would hardly ever fall below a tenth of the upper end; and w_d in
-# phase 1, because it weighs that phase's loss first and the source's Dice can judge it. Phase 2 uses the same w_d.
-SUPERVISED_SPACE = (
-    Parameter("learning_rate", *PAPER.supervised_rate_range, log=True, paper=PAPER.supervised_rate),
-    Parameter("dice_weight", *PAPER.dice_weight_range, log=False, paper=PAPER.dice_weight, of_all_phases=True),
-)
-ADAPTATION_SPACE = (Parameter("learning_rate", *PAPER.adaptation_rate_range, log=True, paper=PAPER.adaptation_rate),)

@@ -177,7 +177,7 @@ class TestPredict:
         write_scan(folders[0] / "crossmoda_1_hrT2.nii.gz", np.random.default_rng(0).normal(60, 10, (96, 256, 256)))
         container = start(engine, image, folders)
         for line in container.logs(stream=True):
-            if line.startswith(b"1 scans"):
+            if line.startswith(b"1 scan in"):
                 break
         before = time.monotonic()
         container.stop(timeout=20)
@@ -199,7 +199,8 @@ print(all(os.access(p, os.R_OK) for p in code.rglob("*")), any(os.access(p, os.W
       if not p.is_symlink()))
 import pipeline.inference.cli
 print(pathlib.Path(pipeline.inference.cli.__cached__).exists())
-print(sorted(p.name for p in pathlib.Path(os.environ["CROSSMODA_GRL_WEIGHTS"]).glob("*.safetensors")))
+from pipeline.model.shipped import weights_folder
+print(sorted(p.name for p in weights_folder().glob("*.safetensors")))
 """
         container = engine.containers.run(image, ["-c", script], entrypoint="python", detach=True, **LOCKED_DOWN)
         code, log = finish(container)

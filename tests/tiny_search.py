@@ -1,7 +1,7 @@
 """A search of seconds on the tiny run's volumes. As a program it is one process of a search that others share.
 
-`python -m tests.tiny_search STORAGE FOLDER TRIALS` works at the study `tiny`; with `die` behind it the process ends
-itself with SIGKILL amid its first trial, in the second epoch.
+`python -m tests.tiny_search STORAGE FOLDER TRIALS` runs trials of the study `tiny`; with a last argument `die` the
+process kills itself with SIGKILL in the second epoch of its first trial.
 """
 
 import os
@@ -13,8 +13,11 @@ import optuna
 import torch
 
 from pipeline.training.state import PhaseState
-from pipeline.tuning.search import SearchPlan
-from pipeline.tuning.study import SearchDisplay, Storage, open_study, storage_at, tune
+from pipeline.tuning.display import SearchDisplay
+from pipeline.tuning.plan import SearchPlan
+from pipeline.tuning.storage import Storage, storage_at
+from pipeline.tuning.study import open_study
+from pipeline.tuning.worker import Worker
 from tests.tiny_run import VOLUMES, tiny_plan
 
 CPU = torch.device("cpu")
@@ -26,14 +29,19 @@ def search_plan(**changes: object) -> SearchPlan:
 
 
 def search(
-    folder: Path, trials: int, plan: SearchPlan | None = None, storage: Storage | None = None, **more: object
+    folder: Path,
+    trials: int,
+    plan: SearchPlan | None = None,
+    storage: Storage | None = None,
+    display: SearchDisplay | None = None,
+    timeout_s: float | None = None,
 ) -> optuna.Study:
     """Search in this process; return the study."""
     plan = plan or search_plan()
     folder.mkdir(parents=True, exist_ok=True)
     storage = storage or storage_at(f"sqlite:///{folder}/study.db", 1)
     study = open_study(plan, storage, "tiny")
-    tune(plan, study, storage, VOLUMES, folder, trials=trials, device=CPU, **more)
+    Worker(plan, study, storage, VOLUMES, folder, CPU, display or SearchDisplay()).run(trials, timeout_s)
     return study
 
 
@@ -50,11 +58,8 @@ class Ender(SearchDisplay):
 
 def main(url: str, folder: Path, trials: int, fate: str = "") -> None:
     torch.set_num_threads(1)
-    plan, storage = search_plan(), storage_at(url, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = open_study(plan, storage, "tiny")
     display = Ender(signal.SIGKILL) if fate == "die" else None
-    tune(plan, study, storage, VOLUMES, folder, trials=trials, device=CPU, display=display)
+    search(folder, trials, storage=storage_at(url, 1), display=display)
 
 
 if __name__ == "__main__":

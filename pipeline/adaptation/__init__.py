@@ -1,1 +1,1 @@
-"""What adapts a network to the target beyond the paper, one arm a module."""
+"""Adaptation to the target domain beyond the paper; each method is a module."""

@@ -1,4 +1,4 @@
-"""Batch norm's running statistics, re-estimated on unlabelled scans. Beyond the paper, and off unless asked for.
+"""Batch norm's running statistics, re-estimated on unlabelled scans. Beyond the paper, and off by default.
 
 Source: Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779 ("AdaBN").
 """
@@ -23,16 +23,16 @@ def reestimate_statistics(
     patches_per_volume: int,
     rng: np.random.Generator,
 ) -> ENet3d:
-    """Return a copy of a network whose batch norm has the means and variances of `volumes`; its weights stay.
+    """Return a copy of a network whose batch norms have the means and variances of `volumes`; the weights are the same.
 
-    Each volume's patches, cut anywhere in the head, are one batch; the statistics are the plain mean over the batches.
-    Masks are not looked at.
+    Each volume's patches, cut anywhere in the head, are one batch. The statistics are the plain mean over the batches.
+    Masks are not used.
 
     Args:
-        network: left alone; the copy is on its device, in eval mode.
-        volumes: of the domain to predict, `(D, H, W)` float32; taken one at a time.
+        network: is not changed; the copy is on its device, in eval mode.
+        volumes: of the domain to predict, `(D, H, W)` float32; only one is held at a time.
         window: side of the cubic patches in voxels.
-        patches_per_volume: how many patches of each volume.
+        patches_per_volume: patches of each volume.
         rng: where every random draw comes from.
 
     Raises:
@@ -42,7 +42,7 @@ def reestimate_statistics(
     for module in adapted.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.reset_running_stats()
-            module.momentum = None  # the mean over all batches, instead of a moving one
+            module.momentum = None  # the mean over all batches, not a moving average
             module.train()
     device = next(adapted.parameters()).device
     taken = 0
@@ -52,8 +52,8 @@ def reestimate_statistics(
         taken += 1
     if not taken:
         raise ValueError(
-            f"statistics: expected volumes and patches of them, got {taken} volumes, {patches_per_volume} patches of "
-            "each; name scans of the domain to predict"
+            f"statistics: expected volumes and patches, got {taken} volumes with {patches_per_volume} patches each; "
+            "name scans of the domain to predict"
         )
     for module, original in zip(adapted.modules(), network.modules(), strict=True):
         if isinstance(module, nn.BatchNorm3d) and isinstance(original, nn.BatchNorm3d):

@@ -1,1 +1,1 @@
-"""What there is to train on and to predict: scans, preprocessed volumes, windows, training patches."""
+"""Scans and label maps: found, read, preprocessed, cut into windows and training patches."""

@@ -1,9 +1,8 @@
-"""Scans as training sees them, preprocessed once and then mapped from disk.
+"""The cache of training volumes: scans are preprocessed once, and then mapped from disk.
 
-A file's name holds a digest of all that its voxels depend on: the source file's place, size and time of change, the
-settings, the structure, and the code that makes them. A file that is there is therefore current, and a stale one is
-never found; nothing has to be kept beside it. Files are whole or absent. The paper's 210 scans will need some 50 GB
-(reckoned).
+A cached file's name holds a digest of everything that decides its voxels: the source file's path, size and modification
+time, the settings, the structure, and the code that computes them. So a file that exists is current, and a stale one is
+never read. Files are complete or absent. The paper's 210 scans need about 50 GB (an estimate).
 """
 
 import fcntl
@@ -34,21 +33,22 @@ from pipeline.data.sampling import TrainingVolume
 
 
 def normalised_volume(scan: Path, spacing_mm: float = PAPER.spacing_mm) -> NDArray[np.float32]:
-    """Read a scan, resampled and normalised as `predict` does it: float32 `(D, H, W)`.
+    """Read a scan, and resample and normalise it as `predict` does: float32 `(D, H, W)`.
 
     Raises:
-        CaseError: a file that cannot be used, as `pipeline.data.cases.read_scan`.
+        CaseError: as `pipeline.data.cases.read_scan`.
     """
-    return normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))[0]
+    return normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))
 
 
 def structure_mask(labels: Path, structure: Structure, spacing_mm: float = PAPER.spacing_mm) -> NDArray[np.bool_]:
     """Read one structure of a label map on the grid of `normalised_volume`: bool `(D, H, W)`.
 
-    Resampled linearly and cut at one half (our choice: nearest would repeat a thick slice as a stair).
+    The mask is resampled linearly and thresholded at one half (our choice: nearest-neighbour interpolation would turn
+    thick slices into stairs).
 
     Raises:
-        CaseError: a file that cannot be used, as `pipeline.data.cases.read_mask`.
+        CaseError: as `pipeline.data.cases.read_mask`.
     """
     mask = resample_to_spacing(sitk.Cast(read_mask(labels, structure), sitk.sitkFloat32), spacing_mm)
     return array_from(mask) >= 0.5
@@ -62,23 +62,22 @@ def cached_volumes(
     spacing_mm: float = PAPER.spacing_mm,
     report: Callable[[str], None] = lambda _case: None,
 ) -> list[TrainingVolume]:
-    """Return cases ready for training, voxels mapped from the cache `folder`, which is filled where it lacks them.
+    """Return cases ready for training, mapped from the cache `folder`; volumes that it lacks are computed first.
 
     Args:
-        folder: made where it is missing; several processes may share it.
-        wanted: cases, with label maps where masks are wanted.
+        folder: is made if it is missing; several processes may share it.
+        wanted: the cases; a case without a label map gets no mask.
         structure: what the masks show.
         spacing_mm: side of the cubic voxels.
-        report: called with each case's name when it is ready.
+        report: is called with each case's name when the case is ready.
 
     Raises:
-        CaseError: scans or label maps that cannot be used, or label maps without a voxel of the structure; all of them
-            are named.
-        OSError: the cache cannot be written, a full disk included.
+        CaseError: bad scans or label maps, or label maps without a voxel of the structure; the message names all.
+        OSError: the cache cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     volumes, problems = [], []
-    with _locked(folder):
+    with _one_process_at_a_time(folder):
         for case in wanted:
             try:
                 volumes.append(_cached_volume(folder, case, structure, spacing_mm))
@@ -107,13 +106,13 @@ def _cached_volume(folder: Path, case: TrainingCase, structure: Structure, spaci
     if not mask.any():
         raise CaseError(
             f"{labels.name}: expected voxels of {structure.title} (label {structure.label}) at {spacing_mm:g} mm, "
-            "got none; check the labels, or take the case out of the split"
+            "got none; check the labels, or remove the case from the split"
         )
     return TrainingVolume(case.case, volume, mask)
 
 
 def _cached(folder: Path, name: str, source: Path, settings: list[Any], make: Callable[[], NDArray[Any]]) -> Any:
-    """Map an array from its file, made first where no current and sound one is there; stale ones are removed."""
+    """Map an array from its file; if there is no current one, make it first and remove the stale ones."""
     try:
         stat = source.stat()
     except OSError as error:
@@ -132,9 +131,9 @@ def _cached(folder: Path, name: str, source: Path, settings: list[Any], make: Ca
 
 
 def _mapped(path: Path) -> NDArray[Any] | None:
-    """Map an array, or return None where the file is not there or not whole."""
+    """Map an array, or return None if the file is missing or damaged."""
     try:
-        # A plain view: nothing after this needs to know that the voxels lie on disk.
+        # As a plain array: the callers need not know that the voxels are on disk.
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (FileNotFoundError, ValueError):
         return None
@@ -142,15 +141,15 @@ def _mapped(path: Path) -> NDArray[Any] | None:
 
 @functools.cache
 def _code() -> str:
-    """Return a digest of the code that makes voxels: an edited comment costs time, a forgotten version number trust."""
+    """Return a digest of the code that computes voxels, so that no one has to remember to raise a version number."""
     made_by: list[Any] = [nifti, cases, preprocessing, normalised_volume, structure_mask]
     sources = [inspect.getsource(part) for part in made_by]
     return hashlib.sha256("".join([*sources, sitk.Version_VersionString()]).encode()).hexdigest()
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time fill the cache; the others wait, and then find it full."""
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the cache's lock: one process fills the cache, while the others wait for it."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,6 @@
 """Cases: find scans in a folder, read and check them, write label maps.
 
-SimpleITK images live here and in `preprocessing`; everything between works on NumPy arrays `(D, H, W)`.
+This module and `preprocessing` handle SimpleITK images; all other code works on NumPy arrays `(D, H, W)`.
 """
 
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ from challenge.contract import TARGET_SUFFIX, Structure, case_of, files_by_case
 from challenge.nifti import CaseError, geometry_of, read_image, write_image
 
 
-def find_scans(folder: Path, suffix: str = TARGET_SUFFIX) -> tuple[dict[str, Path], list[str]]:
-    """Find a folder's scans, `{case}{suffix}`, and the names of the entries that are none.
+def find_scans(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Find a folder's hrT2 scans, `{case}_hrT2.nii.gz`, and the names of its other entries.
 
     Returns:
-        The scans by case, in a person's order, and the sorted names of everything else. An entry that is named like a
-        scan counts as one, a folder or a dangling link too: reading it says what is wrong.
+        The scans by case, with numbers in order, and the sorted names of everything else. Any entry with a scan's name
+        counts as a scan, even a folder or a dangling link: reading it reports what is wrong.
 
     Raises:
         OSError: the folder cannot be listed.
     """
-    ignored = sorted(entry.name for entry in folder.iterdir() if case_of(entry.name, suffix) is None)
-    return files_by_case(folder, suffix), ignored
+    ignored = sorted(entry.name for entry in folder.iterdir() if case_of(entry.name, TARGET_SUFFIX) is None)
+    return files_by_case(folder, TARGET_SUFFIX), ignored
 
 
 def read_scan(path: Path) -> sitk.Image:
     """Read a scan as a 3-D float32 image on its own grid, intensities as the header scales them.
 
     Raises:
-        CaseError: as `challenge.nifti.read_image`, and for voxels past float32's range and for a constant volume.
+        CaseError: as `challenge.nifti.read_image`; also for voxels beyond float32's range, and for a constant volume.
     """
     image = sitk.Cast(read_image(path), sitk.sitkFloat32)
     voxels = sitk.GetArrayViewFromImage(image)
@@ -45,7 +45,7 @@ def read_scan(path: Path) -> sitk.Image:
 
 
 def read_mask(path: Path, structure: Structure) -> sitk.Image:
-    """Read one structure of a label map as a 3-D uint8 image of 0 and 1; floating-point label files are taken too.
+    """Read one structure of a label map as a 3-D uint8 image of 0 and 1; the file may hold floating-point labels.
 
     Raises:
         CaseError: as `challenge.nifti.read_image`.
@@ -54,15 +54,15 @@ def read_mask(path: Path, structure: Structure) -> sitk.Image:
 
 
 def array_from(image: sitk.Image) -> NDArray[np.float32]:
-    """Return an image's voxels as a float32 array `(D, H, W)`: ITK's x, y, z axes in reverse order."""
+    """Return an image's voxels as a float32 array `(D, H, W)`: the axes are ITK's x, y, z in reverse."""
     return sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
 
 
 def image_from(array: NDArray[np.generic], like: sitk.Image) -> sitk.Image:
-    """Return an array `(D, H, W)` as an image on the grid of `like`, the array's dtype kept.
+    """Return an array `(D, H, W)` as an image on the grid of `like`, with the array's dtype.
 
     Raises:
-        ValueError: the array's shape is not the grid's.
+        ValueError: the array's shape differs from the grid's.
     """
     shape = like.GetSize()[::-1]
     if array.shape != shape:
@@ -73,10 +73,10 @@ def image_from(array: NDArray[np.generic], like: sitk.Image) -> sitk.Image:
 
 
 def write_labels(labels: NDArray[np.uint8], native: sitk.Image, path: Path) -> None:
-    """Write a label map `(D, H, W)` uint8 on the grid of the scan `native`; the file appears whole or not at all.
+    """Write a label map `(D, H, W)` uint8 on the grid of the scan `native`. The file is complete or absent.
 
     Raises:
-        ValueError: the labels do not have the scan's shape.
+        ValueError: the labels' shape differs from the scan's.
         OSError: the file cannot be written.
     """
     write_image(image_from(labels, native), path)

@@ -1,7 +1,7 @@
-"""Data for training: which scans are there, what each is for, and all that is wrong with them, before a step is taken.
+"""The training data: which scans there are, how they are split, and everything that is wrong with them.
 
-Two layouts: the challenge's folders (2021's and 2022's names), or an explicit split file. The paper's split goes by the
-ids of 2021; where those are not there, a person says which cases validate.
+Scans come from the challenge's folders (of 2021 or 2022), or from a split file. The paper splits by the case ids of
+2021; without these ids, the user says which cases validate.
 """
 
 import json
@@ -24,20 +24,21 @@ from challenge.contract import (
     sorted_cases,
 )
 from challenge.nifti import CaseError, Geometry, read_geometry
+from challenge.quantities import counted
 from pipeline.config import PAPER, SPLIT_PARTS
 
 PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
 _CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
-_NAMES_SHOWN = 12  # of one mistake: more do not help a reader
+_NAMES_SHOWN = 12  # in one message
 
 
 class DataError(Exception):
-    """Data that cannot be trained on; the message holds every mistake found, one a line."""
+    """Data that cannot be trained on; the message lists every problem, one a line."""
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A scan on disk, its label map where it has one, and where its voxels lie."""
+    """A scan on disk, its label map if it has one, and its geometry."""
 
     case: str
     scan: Path
@@ -46,13 +47,13 @@ class TrainingCase:
 
     @property
     def cohort_folder(self) -> Path:
-        """Return the folder that holds the folder of the scan: where a cohort of phantoms keeps its record."""
+        """Return the parent of the scan's folder; a cohort of phantoms has its record there."""
         return self.scan.resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on, from `root`. `split` says how it came about, `ignored` names files that play no part."""
+    """What a run trains on. `split` says by which rule the cases were split, `ignored` names unused files."""
 
     root: Path
     source_training: tuple[TrainingCase, ...]
@@ -68,11 +69,11 @@ class TrainingData:
 
     @property
     def parts(self) -> dict[str, tuple[TrainingCase, ...]]:
-        """Return the cases by part, as a split file names the parts."""
+        """Return the cases by part; the parts have their names in a split file."""
         return {part: getattr(self, part) for part in SPLIT_PARTS}
 
     def __str__(self) -> str:
-        """Say what was found: for each part its cases, voxels and spacings; then the split and what was ignored."""
+        """List each part's cases, voxels and spacings; then the split's rule, and the ignored files."""
         lines = [f"{part.replace('_', ' ')}: {_described(cases)}" for part, cases in self.parts.items()]
         lines.append(f"split: {self.split}")
         if self.ignored:
@@ -81,8 +82,8 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A case before its header is read."""
+class _Files:
+    """A case's files, before their headers are read."""
 
     case: str
     scan: Path
@@ -92,24 +93,28 @@ class _Found:
 def find_training_data(
     root: Path, *, split_file: Path | None = None, validation_cases: int | None = None, with_target: bool = True
 ) -> TrainingData:
-    """Find what to train on, and refuse all that is wrong with it at once. Headers are read, voxels are not.
+    """Find the training data and check it; all problems are reported together. Only headers are read.
 
-    The split is, in this order: the split file's; with `validation_cases` N, the last N source cases (by name, numbers
-    in order) validate; the paper's by the ids of 2021 (source 1-95 train, 96-105 validate, target 106-210), for which
-    at least one case of each range must be there.
+    The split comes from the first of these that applies:
 
-    A split file is JSON: `source_training`, `source_validation` and `target_training`, each a list of case names in the
-    challenge's folders, or of objects `{"case": …, "scan": …, "labels": …}` with paths relative to `root`.
+    - the split file;
+    - `validation_cases` N: the last N source cases validate, by name with numbers in order;
+    - the paper's rule for the ids of 2021: source 1-95 train, 96-105 validate, target 106-210. At least one case of
+      both source ranges is needed.
+
+    A split file is JSON with `source_training`, `source_validation` and `target_training`. Each is a list of case names
+    in the challenge's folders, or of objects `{"case": …, "scan": …, "labels": …}` with paths relative to `root`.
 
     Args:
         root: folder with the challenge's folders.
-        split_file: names cases or files instead of the rule.
-        validation_cases: how many source cases validate, where the ids of 2021 are not there.
-        with_target: whether target scans are needed; without, none are looked for.
+        split_file: replaces the paper's rule.
+        validation_cases: how many source cases validate.
+        with_target: whether to look for target scans.
 
     Raises:
-        DataError: a missing folder or part, a label without a scan, a scan without a label, a label map off its scan's
-            grid, a target label, a case or file in two parts, an id outside its range, a bad header; names are given.
+        DataError: a missing folder or part, a label map without a scan, a scan without a label map, a label map on
+            another grid than its scan, a target label map, a case or file in two parts, an id outside its range, a bad
+            header; the message names the cases.
     """
     if split_file is not None and validation_cases is not None:
         raise DataError("split: expected a split file or a number of validation cases, got both; leave one out")
@@ -133,8 +138,8 @@ def find_training_data(
     return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
 
 
-def _find_folders(root: Path, with_target: bool) -> tuple[list[_Found], list[_Found], list[str]]:
-    """Find the source and target cases of the challenge's folders, and the files that are neither."""
+def _find_folders(root: Path, with_target: bool) -> tuple[list[_Files], list[_Files], list[str]]:
+    """Find the source and target cases of the challenge's folders, and the names of other files."""
     source_folder = _only_folder(root, SOURCE_TRAINING_FOLDERS)
     scans, labels = files_by_case(source_folder, SOURCE_SUFFIX), files_by_case(source_folder, LABEL_SUFFIX)
     problems = []
@@ -144,20 +149,20 @@ def _find_folders(root: Path, with_target: bool) -> tuple[list[_Found], list[_Fo
         problems.append(f"{source_folder.name}: expected a scan beside every label map, got none for {_listed(lonely)}")
     if not scans:
         problems.append(f"{source_folder}: expected scans {{case}}{SOURCE_SUFFIX}, got none; check --data")
-    source = [_Found(case, path, labels.get(case)) for case, path in scans.items()]
-    ignored = _others(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
-    target: list[_Found] = []
+    source = [_Files(case, path, labels.get(case)) for case, path in scans.items()]
+    ignored = _other_files(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
+    target: list[_Files] = []
     if with_target:
         target_folder = _only_folder(root, TARGET_TRAINING_FOLDERS)
-        target = [_Found(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
+        target = [_Files(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
         if not target:
             problems.append(f"{target_folder}: expected scans {{case}}{TARGET_SUFFIX}, got none; check --data")
         if labelled := list(files_by_case(target_folder, LABEL_SUFFIX)):
             problems.append(
                 f"{target_folder.name}: expected no label maps of the target domain, got those of {_listed(labelled)}; "
-                "move them away, adaptation must not see them"
+                "move them away: adaptation must not see them"
             )
-        ignored += _others(target_folder, (TARGET_SUFFIX, LABEL_SUFFIX))
+        ignored += _other_files(target_folder, (TARGET_SUFFIX, LABEL_SUFFIX))
     if problems:
         raise DataError("\n".join(problems))
     return source, target, ignored
@@ -172,13 +177,13 @@ def _only_folder(root: Path, names: Sequence[str]) -> Path:
     return there[0]
 
 
-def _others(folder: Path, suffixes: Sequence[str]) -> list[str]:
+def _other_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
     entries = sorted(folder.iterdir())
     return [f"{folder.name}/{e.name}" for e in entries if all(case_of(e.name, suffix) is None for suffix in suffixes)]
 
 
-def _split_source(source: list[_Found], validation_cases: int | None) -> tuple[list[_Found], list[_Found], str]:
-    """Split the source cases into those that train and those that validate, and say by which rule."""
+def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[list[_Files], list[_Files], str]:
+    """Split the source cases into training and validation; return the rule too, in words."""
     if validation_cases is not None:
         if not 0 < validation_cases < len(source):
             raise DataError(
@@ -201,13 +206,13 @@ def _split_source(source: list[_Found], validation_cases: int | None) -> tuple[l
     first, last = PAPER.source_validation_ids
     raise DataError(
         f"split: expected source cases crossmoda_{first} to crossmoda_{last} to validate on and earlier ones to train "
-        f"on, got {len(source)} cases from {source[0].case} to {source[-1].case}; say --validation-cases N to validate "
+        f"on, got {len(source)} cases from {source[0].case} to {source[-1].case}; add --validation-cases N to validate "
         "on the last N, or give a split file"
     )
 
 
-def _check_target_ids(target: list[_Found], split: str) -> None:
-    """Refuse cases of 2021 that the challenge keeps for validation and test, where the split goes by ids."""
+def _check_target_ids(target: list[_Files], split: str) -> None:
+    """Refuse target cases of 2021 that the challenge keeps for validation and test."""
     numbers = {found.case: _id_of_2021(found.case) for found in target}
     first, last = PAPER.target_training_ids
     if stray := [case for case, number in numbers.items() if number and not first <= number <= last]:
@@ -226,7 +231,7 @@ def _within(number: int, ends: tuple[int, int]) -> bool:
     return ends[0] <= number <= ends[1]
 
 
-def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[str, list[_Found]], list[str]]:
+def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[str, list[_Files]], list[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -239,11 +244,11 @@ def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[st
     entries: dict[str, list[Any]] = {part: content.get(part, []) for part in SPLIT_PARTS}
     if not with_target:
         entries["target_training"] = []
-    known: dict[str, dict[str, _Found]] = {"source": {}, "target": {}}
+    known: dict[str, dict[str, _Files]] = {"source": {}, "target": {}}
     if any(isinstance(entry, str) for listed in entries.values() for entry in listed):
         source, target, _ = _find_folders(root, with_target)
         known = {"source": {f.case: f for f in source}, "target": {f.case: f for f in target}}
-    parts: dict[str, list[_Found]] = {}
+    parts: dict[str, list[_Files]] = {}
     problems = []
     for part, listed in entries.items():
         parts[part] = []
@@ -263,7 +268,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _entry(entry: Any, root: Path, known: dict[str, _Found]) -> _Found:
+def _entry(entry: Any, root: Path, known: dict[str, _Files]) -> _Files:
     if isinstance(entry, str):
         if entry not in known:
             raise DataError(f"expected a case of the challenge's folders, got {entry}, which is not there")
@@ -274,11 +279,11 @@ def _entry(entry: Any, root: Path, known: dict[str, _Found]) -> _Found:
     if not all(isinstance(value, str) and value for value in entry.values()) or "/" in entry["case"]:
         raise DataError(f"expected names without a slash and paths as text, got {entry}")
     labels = root / entry["labels"] if "labels" in entry else None
-    return _Found(entry["case"], root / entry["scan"], labels)
+    return _Files(entry["case"], root / entry["scan"], labels)
 
 
-def _problems(parts: dict[str, list[_Found]], with_target: bool) -> Iterator[str]:
-    """Yield what is wrong with a split, one line a mistake."""
+def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str]:
+    """Yield a split's problems, one line each."""
     for part, listed in parts.items():
         if not listed and (with_target or part != "target_training"):
             yield f"{part}: expected at least one case, got none"
@@ -298,8 +303,8 @@ def _problems(parts: dict[str, list[_Found]], with_target: bool) -> Iterator[str
     )
 
 
-def _repeated(parts: dict[str, list[_Found]], what: str, names_of: Callable[[_Found], list[str]]) -> Iterator[str]:
-    """Yield the cases or files that are used twice: training and validation must not overlap."""
+def _repeated(parts: dict[str, list[_Files]], what: str, names_of: Callable[[_Files], list[str]]) -> Iterator[str]:
+    """Yield the cases or files that are used more than once."""
     places: dict[str, list[str]] = {}
     for part, listed in parts.items():
         for found in listed:
@@ -307,10 +312,10 @@ def _repeated(parts: dict[str, list[_Found]], what: str, names_of: Callable[[_Fo
                 places.setdefault(name, []).append(part)
     for name, where in places.items():
         if len(where) > 1:
-            yield f"{what} {name}: expected it in one place, got it in {' and '.join(where)}; take it out of the others"
+            yield f"{what} {name}: expected it in one place, got it in {' and '.join(where)}; keep it in one"
 
 
-def _with_geometry(parts: dict[str, list[_Found]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
+def _with_geometry(parts: dict[str, list[_Files]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
     cases: dict[str, list[TrainingCase]] = {part: [] for part in parts}
     problems = []
     for part, listed in parts.items():
@@ -331,7 +336,7 @@ def _with_geometry(parts: dict[str, list[_Found]]) -> tuple[dict[str, list[Train
 
 
 def _described(cases: Sequence[TrainingCase]) -> str:
-    """Describe cases in a line: how many, from which to which, voxels and spacings as ranges."""
+    """Describe cases in one line: their number, the first and last name, and ranges of voxels and spacings."""
     if not cases:
         return "none"
     names = sorted_cases(c.case for c in cases)
@@ -340,17 +345,13 @@ def _described(cases: Sequence[TrainingCase]) -> str:
     spacings = zip(*(c.geometry.spacing_mm for c in cases), strict=True)
     voxels = " x ".join(_range(axis, "d") for axis in sizes)
     spacing = " x ".join(_range(axis, ".3g") for axis in spacings)
-    return f"{_counted(len(cases), 'case')} ({which}), {voxels} voxels of {spacing} mm"
+    return f"{counted(len(cases), 'case')} ({which}), {voxels} voxels of {spacing} mm"
 
 
 def _range(values: Iterable[float], form: str) -> str:
     there = list(values)
     low, high = format(min(there), form), format(max(there), form)
     return low if low == high else f"{low}-{high}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,18 +1,20 @@
-"""Windows: the one definition of a box, how windows cover a volume, and how a volume is cut and put together again."""
+"""Boxes of voxels: sliding windows and training patches; a volume divided into windows and put together again."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, int, int]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box of voxels in `(z, y, x)`: `start` is in it, `stop` is the first outside."""
+    """A box of voxels in `(z, y, x)`: `start` is its first voxel, `stop` lies one past its last."""
 
     start: Shape
     stop: Shape
@@ -31,7 +33,7 @@ class Box:
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Place windows along one axis; the last is flush with the border.
+    """Place windows along one axis; the last one ends at the border.
 
     ::
 
@@ -63,11 +65,30 @@ def windows(shape: Shape, window: Shape, overlap: float) -> list[Box]:
     return [Box((z, y, x), (z + window[0], y + window[1], x + window[2])) for z, y, x in product(*axes)]
 
 
-def window_weights(window: Shape, weighting: str, sigma_fraction: float = 0.125) -> NDArray[np.float32]:
-    """Weigh the voxels of a window `(D, H, W)`: "constant" is 1 everywhere, "gaussian" falls off from the centre.
+def box_around(centre: Shape, side: int, shape: Shape) -> Box:
+    """Return the cube of `side` voxels around `centre` in a volume `(D, H, W)`, moved back inside where it sticks out.
 
-    The Gaussian's sigma is `sigma_fraction` of each side; no weight is below 0.001, so that a voxel that only
-    the corner of a window covers still has a value.
+    Along an axis that is shorter than `side`, the box is the whole axis.
+
+    ::
+
+        length 10, side 4        |0 1 2 3 4 5 6 7 8 9|
+        centre 5                        * * * *            starts at 5 - 4 / 2
+        centre 9                              * * * *      moved back inside
+        length 2, side 4         |0 1|
+        any centre                * *                      the whole axis
+    """
+    spans = [(min(max(middle - side // 2, 0), max(n - side, 0)), n) for middle, n in zip(centre, shape, strict=True)]
+    z, y, x = (start for start, _ in spans)
+    stop_z, stop_y, stop_x = (min(start + side, n) for start, n in spans)
+    return Box((z, y, x), (stop_z, stop_y, stop_x))
+
+
+def window_weights(window: Shape, weighting: str, sigma_fraction: float = 0.125) -> NDArray[np.float32]:
+    """Return the weights of a window's voxels `(D, H, W)`: "constant" is 1 everywhere, "gaussian" favours the centre.
+
+    The Gaussian's sigma is `sigma_fraction` of each side. No weight is below 0.001: a voxel may lie in the corner of
+    one window and in no other.
 
     Raises:
         ValueError: an unknown weighting.
@@ -86,16 +107,16 @@ def window_weights(window: Shape, weighting: str, sigma_fraction: float = 0.125)
 
 @dataclass(frozen=True)
 class Padding:
-    """How many voxels were added before and after each axis, `(z, y, x)`."""
+    """The number of voxels added before and after each axis, `(z, y, x)`."""
 
     before: Shape
     after: Shape
 
 
-def pad_to(volume: NDArray[np.float32], shape: Shape, value: float = 0.0) -> tuple[NDArray[np.float32], Padding]:
-    """Pad a volume `(D, H, W)` on both sides to at least `shape`; return it with what `crop_back` needs.
+def pad_to(volume: NDArray[Scalar], shape: Shape, value: float = 0.0) -> tuple[NDArray[Scalar], Padding]:
+    """Pad a volume `(D, H, W)` on both sides to at least `shape`; return it and the padding, which `crop_back` takes.
 
-    A volume that is large enough comes back as it is. Of an odd number of voxels the larger half goes behind.
+    A volume that is large enough is returned itself. An odd number of voxels puts one more behind than before.
     """
     missing = [max(0, s - n) for s, n in zip(shape, volume.shape, strict=True)]
     z, y, x = (m // 2 for m in missing)
@@ -108,32 +129,32 @@ def pad_to(volume: NDArray[np.float32], shape: Shape, value: float = 0.0) -> tup
 
 
 def crop_back(volume: NDArray[np.float32], padding: Padding) -> NDArray[np.float32]:
-    """Cut what `pad_to` added off a volume `(D, H, W)` again: a view."""
+    """Return a view of a volume `(D, H, W)` without what `pad_to` added: its inverse."""
     z, y, x = (slice(b, n - a) for b, n, a in zip(padding.before, volume.shape, padding.after, strict=True))
     return volume[z, y, x]
 
 
 def divide(volume: NDArray[np.float32], boxes: Iterable[Box]) -> Iterator[NDArray[np.float32]]:
-    """Cut a volume `(D, H, W)` into its windows, one view at a time."""
+    """Yield views of a volume `(D, H, W)`, one for each box; `WeightedMean` puts them together again."""
     for box in boxes:
         yield volume[box.slices]
 
 
 class WeightedMean:
-    """Puts windows together again: a running weighted mean at every voxel, in two float32 volumes whatever the overlap.
+    """Puts windows together again: a running weighted mean at every voxel, in two float32 volumes.
 
-    Each window moves the mean towards itself by its share of the weight so far, so that windows that agree at a voxel
-    leave it exactly at their value, which a sum divided by a sum of weights does not.
+    Each window moves the mean towards its own value by its share of the total weight. So where all windows agree, the
+    mean is exactly their value; a weighted sum divided by the sum of weights would be rounded.
     """
 
     def __init__(self, shape: Shape, weights: NDArray[np.float32]) -> None:
-        """Start an empty volume `(D, H, W)` for windows that are all weighed by `weights`, above 0."""
+        """Start with no window; every window will have the same `weights` `(d, h, w)`, all above 0."""
         self._weights = weights
         self._mean = np.zeros(shape, dtype=np.float32)
         self._total = np.zeros(shape, dtype=np.float32)
 
     def add(self, box: Box, window: NDArray[np.float32]) -> None:
-        """Take in the values `(D, H, W)` of one window."""
+        """Add the values `(d, h, w)` of the window that lies in `box`."""
         mean, total = self._mean[box.slices], self._total[box.slices]
         total += self._weights
         mean += (window - mean) * (self._weights / total)
@@ -141,13 +162,3 @@ class WeightedMean:
     def volume(self) -> NDArray[np.float32]:
         """Return the means `(D, H, W)`; a voxel in no window is 0."""
         return self._mean
-
-
-def combine(
-    boxes: Iterable[Box], parts: Iterable[NDArray[np.float32]], shape: Shape, weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Put windows `(D, H, W)` together to a volume of `shape`: the inverse of `divide`, overlaps averaged by weight."""
-    mean = WeightedMean(shape, weights)
-    for box, part in zip(boxes, parts, strict=True):
-        mean.add(box, part)
-    return mean.volume()

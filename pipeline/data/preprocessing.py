@@ -1,10 +1,8 @@
-"""Preprocessing: resample to 0.5 mm and normalise, each with its way back beside it.
+"""Preprocessing: resample to 0.5 mm, with the way back beside it, and normalise.
 
 Source: Kondo 2021, Section 3: "an input volume is resampled at 0.5 mm sampling pitch for all dimensions and normalized
 with mean and standard deviation values of each volume".
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 
 from challenge.nifti import MAX_VOXELS, CaseError
 
-# A grid that fits but for float32's rounding in the header needs no further voxel.
+# A field of view that exceeds whole voxels by less than this, by the header's float32 rounding, gets no further voxel.
 _SIZE_TOLERANCE_VOXELS = 1e-3
 
 
@@ -24,8 +22,8 @@ def resample_to_spacing(image: sitk.Image, spacing_mm: float, *, nearest: bool =
         before  |   o   |   o   |   o   |      spacing 4, the corner is half a voxel before the first centre
         after   | o | o | o | o | o | o |      spacing 2, same corner, so the origin moves by (2 - 4) / 2 = -1
 
-    Linear interpolation (our choice: the paper names none), which neither rings nor overshoots at the bright CSF; past
-    the outermost voxel centres the nearest voxel counts. `nearest` is for label maps.
+    Interpolation is linear (our choice: the paper names none), because it does not overshoot at the bright CSF. Beyond
+    the outermost voxel centres, the nearest voxel's value is taken. `nearest` is for label maps.
 
     Raises:
         CaseError: the new grid would have more than `challenge.nifti.MAX_VOXELS` voxels.
@@ -53,33 +51,22 @@ def resample_to_spacing(image: sitk.Image, spacing_mm: float, *, nearest: bool =
 
 
 def resample_like(image: sitk.Image, native: sitk.Image) -> sitk.Image:
-    """Bring an image back to the grid of `native`: the inverse of `resample_to_spacing`.
+    """Resample an image to the grid of `native`: the inverse of `resample_to_spacing`.
 
-    Linear; exact where the grids are the same. Made for probabilities: a label map resampled loses thin structures.
+    Linear, and exact where the grids are equal. Resample probabilities, not label maps: those lose thin structures.
     """
     return sitk.Resample(image, native, sitk.Transform(), sitk.sitkLinear, useNearestNeighborExtrapolator=True)
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """The mean and the standard deviation, in the scan's own units, that a volume was normalised with."""
-
-    mean: float
-    standard_deviation: float
-
-
-def normalise(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], Normalisation]:
+def normalise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Subtract a volume's mean and divide by its standard deviation, both over all voxels `(D, H, W)`, air included.
-
-    Returns:
-        The normalised volume, float32, and what `denormalise` needs to undo it.
 
     Raises:
         CaseError: the volume is constant, or not finite.
 
     Source: Section 3.
     """
-    # float64: 40 million float32 voxels add up to more than float32 can tell apart.
+    # In float64: a float32 sum over 40 million voxels would lose digits.
     mean = float(volume.mean(dtype=np.float64))
     deviation = float(volume.std(dtype=np.float64, mean=np.float64(mean)))
     if not np.isfinite([mean, deviation]).all() or deviation == 0:
@@ -87,11 +74,4 @@ def normalise(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], Normali
             f"volume of shape {volume.shape}: expected finite voxels with contrast, got mean {mean:g} and "
             f"standard deviation {deviation:g}; check the scan"
         )
-    return ((volume - np.float32(mean)) / np.float32(deviation)).astype(np.float32, copy=False), Normalisation(
-        mean, deviation
-    )
-
-
-def denormalise(volume: NDArray[np.float32], normalisation: Normalisation) -> NDArray[np.float32]:
-    """Give a normalised volume `(D, H, W)` its scan's own units again: the inverse of `normalise`, float32."""
-    return volume * np.float32(normalisation.standard_deviation) + np.float32(normalisation.mean)
+    return ((volume - np.float32(mean)) / np.float32(deviation)).astype(np.float32, copy=False)

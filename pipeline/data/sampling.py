@@ -1,6 +1,6 @@
 """Cubic patches for training, drawn from whole volumes.
 
-Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes"; where they are centred is our choice.
+Source: Kondo 2021, Section 2, "cubic patch extracted from the whole volumes". Where the patches lie is our choice.
 """
 
 from collections import deque
@@ -8,29 +8,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import OURS
-from pipeline.data.patches import Shape
+from pipeline.data.patches import Scalar, Shape, box_around, pad_to
 
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-# How far a patch's centre may lie from the structure's voxel that it was drawn for, as a fraction of the patch's side:
-# that voxel stays in the patch's central half.
+# A patch's centre may lie this far from the chosen voxel of the structure, as a fraction of the patch's side. So the
+# voxel stays in the patch's central half.
 _JITTER = 0.25
-# Draws of a voxel in the head before all of them are listed: a few suffice unless nearly all of a scan is air.
+# After so many random voxels outside of the head, all voxels of the head are listed. That happens only if nearly the
+# whole scan is air.
 _DRAWS = 100
 
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """A case ready for training: normalised `volume` `(D, H, W)` float32, `mask` of one structure, bool, or None.
+    """A case ready for training: normalised `volume` `(D, H, W)` float32; `mask` of one structure, bool, or None.
 
     Raises:
-        ValueError: the mask has another shape or dtype.
+        ValueError: a wrong dtype or number of axes, or a mask of another shape.
     """
 
     case: str
@@ -38,7 +37,7 @@ class TrainingVolume:
     mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        """Check that volume and mask belong together."""
+        """Check the volume, and that the mask fits it."""
         if self.volume.ndim != 3 or self.volume.dtype != np.float32:
             got = f"{self.volume.ndim} axes of {self.volume.dtype}"
             raise ValueError(f"{self.case}: expected a volume (D, H, W) of float32, got {got}; normalise it first")
@@ -53,17 +52,17 @@ class TrainingVolume:
 
     @cached_property
     def mean(self) -> np.float32:
-        """Return the mean of all voxels; kept, because a volume may be mapped from disk."""
+        """Return the mean of all voxels; it is cached, because the volume may be mapped from disk."""
         return self.volume.mean()
 
     @cached_property
     def head_voxels(self) -> NDArray[np.intp]:
-        """List the voxels above the volume's mean as flat indices: our stand-in for the head, which is not air."""
+        """List the voxels above the volume's mean as flat indices: our approximation of the head."""
         return np.flatnonzero(self.volume > self.mean)
 
 
 class PatchDraw(NamedTuple):
-    """A patch that is drawn and not yet cut: a cube of side `window` round `centre` `(z, y, x)`, mirrored or not."""
+    """A patch that is drawn but not yet cut: a cube of side `window` around `centre` `(z, y, x)`, mirrored or not."""
 
     volume: TrainingVolume
     centre: Shape
@@ -71,8 +70,8 @@ class PatchDraw(NamedTuple):
     mirrored: bool
 
 
-class Batch(NamedTuple):
-    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False where the case has none), the cases."""
+class PatchBatch(NamedTuple):
+    """Patches `(N, 1, D, H, W)` float32, masks `(N, D, H, W)` bool (all False for a case without one), case names."""
 
     patches: NDArray[np.float32]
     masks: NDArray[np.bool_]
@@ -80,7 +79,7 @@ class Batch(NamedTuple):
 
 
 def structure_centre(volume: TrainingVolume, window: int, rng: np.random.Generator) -> Shape:
-    """Draw a voxel `(z, y, x)` of the structure, shifted by up to a quarter of the window along each axis.
+    """Draw a voxel `(z, y, x)` of the structure, and shift it by up to a quarter of the window along each axis.
 
     Raises:
         ValueError: the case's mask is empty or missing.
@@ -95,9 +94,9 @@ def structure_centre(volume: TrainingVolume, window: int, rng: np.random.Generat
 
 
 def head_centre(volume: TrainingVolume, rng: np.random.Generator) -> Shape:
-    """Draw a voxel `(z, y, x)` anywhere in the head: above the volume's mean.
+    """Draw a voxel `(z, y, x)` anywhere in the head: one that is brighter than the volume's mean.
 
-    A threshold costs nothing and is enough: it need only keep most patches out of the air round the head.
+    This threshold is enough: its only purpose is to keep most patches out of the air around the head.
     """
     shape = volume.volume.shape
     for _ in range(_DRAWS):
@@ -111,29 +110,14 @@ def head_centre(volume: TrainingVolume, rng: np.random.Generator) -> Shape:
 def cut_patch(array: NDArray[Scalar], centre: Shape, window: int) -> NDArray[Scalar]:
     """Cut a cube of side `window` from an array `(D, H, W)`, as near to `centre` as the border allows.
 
-    ::
-
-        length 10, window 4        |0 1 2 3 4 5 6 7 8 9|
-        centre 5                          * * * *            starts at 5 - 4 / 2
-        centre 9                                * * * *      moved back inside, as sliding windows are
-        length 2, window 4           _ 0 1 _                 padded on both sides with 0, a normalised volume's mean
+    An array that is too small is padded on both sides with 0, a normalised volume's mean, as `predict` does it.
 
     Returns:
         A new array `(window, window, window)` of the same dtype.
     """
-    patch = np.zeros((window, window, window), dtype=array.dtype)
-    taken, placed = [], []
-    for length, middle in zip(array.shape, centre, strict=True):
-        if length >= window:
-            start = min(max(middle - window // 2, 0), length - window)
-            taken.append(slice(start, start + window))
-            placed.append(slice(0, window))
-        else:
-            before = (window - length) // 2
-            taken.append(slice(0, length))
-            placed.append(slice(before, before + length))
-    patch[tuple(placed)] = array[tuple(taken)]
-    return patch
+    depth, height, width = array.shape
+    part = array[box_around(centre, window, (depth, height, width)).slices].copy()
+    return pad_to(part, (window, window, window))[0]
 
 
 def epoch_draws(
@@ -146,20 +130,20 @@ def epoch_draws(
     structure_fraction: float = OURS.structure_fraction,
     mirror: bool = False,
 ) -> Iterator[list[PatchDraw]]:
-    """Draw one epoch's batches: every volume `patches_per_volume` times, in random order; the last may be smaller.
+    """Draw one epoch's batches: every volume `patches_per_volume` times, in random order.
 
-    The fraction `structure_fraction` is centred in the structure with some jitter, evenly spread over the batches: of a
-    half, every second patch. The others lie anywhere in the head, and so do all patches of volumes without a mask. The
-    same state of `rng` gives the same patches.
+    The last batch may be smaller. The fraction `structure_fraction` of the patches is centred in the structure, with
+    some jitter. They are spread evenly: for a fraction of one half, every second patch. The others lie anywhere in the
+    head, as do all patches of volumes without a mask. The same state of `rng` gives the same patches.
 
     Args:
         volumes: of one domain.
         window: side of the cubic patches, in voxels.
         batch_size: patches in a batch.
         rng: where every random draw comes from.
-        patches_per_volume: how many patches an epoch takes from each volume.
+        patches_per_volume: patches of each volume in an epoch.
         structure_fraction: 0 to 1.
-        mirror: flip each patch left to right with probability one half. Not in the paper, so off.
+        mirror: flip each patch left to right with probability one half; off by default, because the paper does not.
 
     Raises:
         ValueError: no volumes, a fraction out of range, or a mask without voxels.
@@ -182,17 +166,17 @@ def epoch_draws(
 
 
 def half_and_half(source: Iterator[list[PatchDraw]], target: Iterator[list[PatchDraw]]) -> Iterator[list[PatchDraw]]:
-    """Join the draws of two domains: source patches, then as many target patches, until either domain ends.
+    """Join the batches of two domains: source patches, then as many target patches, until one domain ends.
 
     Source: Section 3, "Each batch … is composed the same number of the samples from the source and target domains".
     """
     for of_source, of_target in zip(source, target, strict=False):
-        n = min(len(of_source), len(of_target))  # the same number, also in a domain's last batch
+        n = min(len(of_source), len(of_target))  # one domain's last batch may be smaller
         yield [*of_source[:n], *of_target[:n]]
 
 
-def cut_batch(draws: Sequence[PatchDraw]) -> Batch:
-    """Cut a batch's patches, and its masks, out of their volumes."""
+def cut_batch(draws: Sequence[PatchDraw]) -> PatchBatch:
+    """Cut a batch's patches and masks out of their volumes."""
     patches, masks = [], []
     for volume, centre, window, mirrored in draws:
         patch = cut_patch(volume.volume, centre, window)
@@ -202,24 +186,24 @@ def cut_batch(draws: Sequence[PatchDraw]) -> Batch:
             mask = np.zeros(patch.shape, dtype=np.bool_)
         patches.append(patch[..., ::-1] if mirrored else patch)
         masks.append(mask[..., ::-1] if mirrored else mask)
-    return Batch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
+    return PatchBatch(np.stack(patches)[:, None], np.stack(masks), tuple(draw.volume.case for draw in draws))
 
 
-def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[Batch]:
-    """Cut batches in order; `workers` threads cut ahead, one batch each, while a step is computed.
+def cut_batches(draws: Iterator[list[PatchDraw]], workers: int = 0) -> Iterator[PatchBatch]:
+    """Cut batches in order; `workers` threads cut the next ones, one batch each, while a step is computed.
 
-    The draws are made here, in order, so that the same patches come out with any number of workers. Threads, because
-    copying voxels and waiting for a disk leave Python's lock to others, and nothing passes through `/dev/shm`. The
-    threads end with the iterator, however that ends.
+    The patches are drawn in the calling thread, in order, so they are the same with any number of workers. Threads are
+    enough, because copying voxels and reading from disk release the GIL; and they need no `/dev/shm`. They end when the
+    iterator ends or is closed.
 
     Raises:
-        OSError, ValueError: what a draw or a cut raised, when its batch's turn comes.
+        OSError, ValueError: whatever drawing or cutting a batch raised; it is raised when that batch is due.
     """
     if not workers:
         yield from map(cut_batch, draws)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="patches")
-    ahead: deque[Future[Batch]] = deque()
+    ahead: deque[Future[PatchBatch]] = deque()
     try:
         for drawn in draws:
             ahead.append(pool.submit(cut_batch, drawn))

@@ -1,1 +1,1 @@
-"""From a scan to a label map: one volume, one case, a folder."""
+"""From scans to label maps: a volume, a case, a folder."""

@@ -1,13 +1,13 @@
-"""The participant's commands. Results go to stdout, progress and messages to stderr.
+"""The commands `predict` and `picture`. Results go to stdout, progress and messages to stderr.
 
-torch is imported by the commands that need it: it takes seconds, and `phantom` works without it.
+torch is imported inside the commands, because importing it takes seconds.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,12 +17,13 @@ from rich.table import Table
 from challenge.contract import STRUCTURES, label_file
 from challenge.signals import Interrupted, interruptible
 from pipeline.config import OURS
+from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 if TYPE_CHECKING:
     from pipeline.inference.submission import CaseResult
 
 _FOLDER = click.Path(path_type=Path)
-_PLAIN_WIDTH = 120  # of a table that is not shown on a terminal
+_PLAIN_WIDTH = 120  # of a table that does not go to a terminal
 
 _progress = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -33,7 +34,9 @@ _progress = Console(stderr=True, soft_wrap=True, highlight=False)
     "--output", "output_folder", type=_FOLDER, default=Path("/output"), help="Folder for {case}_Label.nii.gz."
 )
 @click.option(
-    "--weights", "weights_folder", type=_FOLDER, help="Folder of weights and cards.  [default: the shipped ones]"
+    "--weights",
+    metavar="FOLDER|NAME",
+    help=f"Folder of weights and cards, or a shipped set's name.  [default: ${WEIGHTS_VARIABLE}, or {DEFAULT_WEIGHTS}]",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
 @click.option(
@@ -43,65 +46,33 @@ _progress = Console(stderr=True, soft_wrap=True, highlight=False)
     help="Overlap of neighbouring windows, as a fraction.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write probabilities/{case}_{structure}.nii.gz.")
-@click.option("--skip-existing", is_flag=True, help="Leave cases alone whose label map is there.")
-def predict(
-    input_folder: Path,
-    output_folder: Path,
-    weights_folder: Path | None,
-    device: str,
-    overlap: float,
-    save_probabilities: bool,
-    skip_existing: bool,
-) -> None:
+@click.option("--skip-existing", is_flag=True, help="Skip cases that have a label map on the scan's grid.")
+def predict(**options: Any) -> None:
     """Segment a folder of hrT2 scans: label maps (1 VS, 2 cochlea) on the scans' own grids.
 
     Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
     """
-    from pipeline.inference.submission import SubmissionError, check_writable, find_submission_scans, segment_folder
-    from pipeline.model.weights import WeightsError, default_weights_folder, load_segmenter
-    from pipeline.runtime.allocator import keep_large_blocks
-    from pipeline.runtime.devices import DeviceError, pick_device
+    from pipeline.inference.submission import PredictOptions, SubmissionError, prepare_submission, segment_folder
+    from pipeline.model.weights import WeightsError
+    from pipeline.runtime.devices import DeviceError
 
-    keep_large_blocks()
-    results: list[CaseResult] = []
     try:
         with interruptible():
-            scans, ignored = find_submission_scans(input_folder)
-            check_writable(output_folder)
-            where = pick_device(device)
-            folder = weights_folder or default_weights_folder()
-            segmenters = [load_segmenter(folder, structure, where) for structure in STRUCTURES]
-            if ignored:
-                _progress.print(f"ignored in {input_folder}: {', '.join(ignored)}", markup=False)
-            _progress.print(f"{len(scans)} scans in {input_folder}, weights from {folder}, on {where}", markup=False)
-            outcomes = segment_folder(
-                scans,
-                output_folder,
-                segmenters,
-                overlap=overlap,
-                save_probabilities=save_probabilities,
-                skip_existing=skip_existing,
-                report_bug=partial(click.echo, err=True),
-            )
-            results.extend(_shown(outcomes, total=len(scans)))
+            submission = prepare_submission(PredictOptions(**options))
+            _progress.print(str(submission), markup=False)
+            outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
+            results = list(_shown(outcomes, total=len(submission.scans)))
     except (SubmissionError, WeightsError, DeviceError) as error:
         raise click.ClickException(str(error)) from error
     except Interrupted as interrupted:
-        _progress.print(
-            f"interrupted by {interrupted}; finished label maps are whole, --skip-existing goes on from there"
-        )
+        _progress.print(f"interrupted by {interrupted}; finished label maps are complete, --skip-existing resumes")
         sys.exit(interrupted.exit_code)
     _print_results(results)
-    failed = [result for result in results if result.error]
-    if failed:
-        _progress.print(f"{len(failed)} of {len(results)} cases failed:")
-        for result in failed:
-            _progress.print(f"  {result.error}", markup=False)
-        sys.exit(1)
+    sys.exit(_print_failures(results))
 
 
 def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult]":
-    """Show each outcome as it comes: a bar on a terminal, a line `k/N case seconds` elsewhere."""
+    """Print a line `k/N case seconds` for each outcome as it comes, above a progress bar on a terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -144,15 +115,28 @@ def _print_results(results: "Sequence[CaseResult]") -> None:
         Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
 
 
+def _print_failures(results: "Sequence[CaseResult]") -> int:
+    """Print the failed cases' errors; return the exit code."""
+    from challenge.quantities import counted
+
+    errors = [result.error for result in results if result.error]
+    if not errors:
+        return 0
+    _progress.print(f"{len(errors)} of {counted(len(results), 'case')} failed:")
+    for error in errors:
+        _progress.print(f"  {error}", markup=False)
+    return 1
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--scans", type=_FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
 @click.option("--labels", type=_FOLDER, required=True, help="Folder of {case}_Label.nii.gz to outline.")
-@click.option("--reference", type=_FOLDER, help="Folder of reference label maps, outlined beside them.")
+@click.option("--reference", type=_FOLDER, help="Folder of reference label maps, outlined in the same slices.")
 @click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")
-@click.option("--most", type=click.IntRange(min=1), default=6, help="Number of cases shown, the first ones.")
-@click.option("--note", default="", help="A line for the picture's foot.")
+@click.option("--most", type=click.IntRange(min=1), default=6, help="How many cases to show, from the first on.")
+@click.option("--note", default="", help="A line of text below the picture.")
 def picture(scans: Path, labels: Path, reference: Path | None, out: Path, most: int, note: str) -> None:
-    """Draw label maps as outlines on their scans: one PNG, a row a case."""
+    """Draw label maps as outlines on their scans: one PNG, with a row for each case."""
     from challenge.nifti import CaseError
     from pipeline.inference.picture import draw_picture, read_pictured_case
     from pipeline.inference.submission import SubmissionError, find_submission_scans

@@ -1,6 +1,6 @@
-"""One picture of a folder of label maps: an overview and a close-up of each structure, case by case.
+"""A picture of label maps: for each case a whole slice, and a close-up of each structure.
 
-What a person looks at first after `predict`. The reference is drawn where there is one.
+It is for a first look after `predict`. The reference is drawn too if there is one.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ _CLOSE_UP_MM = 22.0
 
 @dataclass(frozen=True)
 class CloseUp:
-    """A column of the picture: a structure, on the patient's right or left side where it has two."""
+    """A column of the picture: a structure, and the patient's side if the structure is on both."""
 
     structure: Structure
     side: str | None
 
     @property
     def title(self) -> str:
-        """Head the column."""
+        """Return the column's heading."""
         return self.structure.title if self.side is None else f"{self.structure.title}, {self.side}"
 
 
@@ -46,7 +46,7 @@ CLOSE_UPS = (CloseUp(VS, None), CloseUp(COCHLEA, "right"), CloseUp(COCHLEA, "lef
 
 @dataclass(frozen=True)
 class PicturedCase:
-    """A case turned to LPS: scan float32, reference and prediction uint8, all `(D, H, W)`; spacing in mm, z, y, x."""
+    """A case turned to LPS: scan float32, labels uint8, all `(D, H, W)`; spacing along z, y, x."""
 
     case: str
     scan: NDArray[np.float32]
@@ -56,10 +56,10 @@ class PicturedCase:
 
 
 def read_pictured_case(case: str, scan: Path, labels_folder: Path, reference_folder: Path | None) -> PicturedCase:
-    """Read a case's scan, label map and, where the folder has one, reference, and turn them to LPS.
+    """Read a case's scan, its label map and, if there is one, its reference; turn them to LPS.
 
     Raises:
-        CaseError: the scan or the label map is missing or bad, or a label map is not on the scan's grid.
+        CaseError: the scan or a label map is missing or bad, or a label map is not on the scan's grid.
     """
     image = read_scan(scan)
     prediction = _labels_on(image, labels_folder / label_file(case))
@@ -86,7 +86,7 @@ def _labels_on(scan: sitk.Image, path: Path) -> NDArray[np.uint8]:
 
 
 def draw_picture(cases: Sequence[PicturedCase], out: Path, *, note: str = "") -> None:
-    """Draw a row of slices for each case, in radiological orientation, and write the PNG to `out`, whole or not at all.
+    """Draw a row of slices for each case, in radiological orientation, and write the PNG `out`, complete or not at all.
 
     Raises:
         ValueError: no case.
@@ -113,7 +113,7 @@ def draw_picture(cases: Sequence[PicturedCase], out: Path, *, note: str = "") ->
 
 
 def _whole_slice_width(cases: Sequence[PicturedCase]) -> float:
-    """Return how wide the widest slice is for its height; a slab cropped round the ears is wider than a head."""
+    """Return the largest ratio of width to height; a scan cropped around the ears is wider than a head."""
     sides_mm = [np.multiply(case.scan.shape, case.spacing_mm) for case in cases]
     return float(np.clip(max(width / height for _, height, width in sides_mm), 1.0, 2.0))
 
@@ -126,7 +126,7 @@ def _draw_row(row: NDArray[np.object_], case: PicturedCase) -> None:
         z = most_telling_slice(reference, prediction)
         target = _largest(reference[z]) if reference[z].any() else _largest(prediction[z])
         if not target.any():
-            _say_empty(axes, close_up)
+            _draw_empty(axes, close_up)
             continue
         field = field_round([target], case.spacing_mm[1:], margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
         _draw_slice(axes, case, z, field=field)
@@ -140,7 +140,7 @@ def _masks(case: PicturedCase, structures: tuple[Structure, ...]) -> tuple[NDArr
 
 
 def _on_side(mask: NDArray[np.bool_], side: str | None) -> NDArray[np.bool_]:
-    """Keep a mask's half; columns of LPS run from the patient's right to the left."""
+    """Keep one side of a mask; the columns of LPS run from the patient's right to the left."""
     if side is None:
         return mask
     kept = mask.copy()
@@ -162,7 +162,7 @@ def _draw_slice(axes: Axes, case: PicturedCase, z: int, *, field: Field | None) 
     draw_outlines(axes, case.scan[z], reference, case.prediction[z], case.spacing_mm[1:], field=field)
 
 
-def _say_empty(axes: Axes, close_up: CloseUp) -> None:
+def _draw_empty(axes: Axes, close_up: CloseUp) -> None:
     axes.set_facecolor(_BACKGROUND)
     axes.set_xticks([])
     axes.set_yticks([])

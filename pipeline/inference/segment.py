@@ -1,4 +1,4 @@
-"""Inference: one case from scan to labels.
+"""One case, from scan to labels.
 
 The data goes one way: read -> resample -> normalise -> predict -> restore -> merge -> write.
 """
@@ -20,27 +20,27 @@ from pipeline.model.weights import Segmenter
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmented case on the scanner's grid: `labels` (D, H, W) uint8, and each structure's probability, float32."""
+    """A segmented case on the scan's own grid: `labels` (D, H, W) uint8, and each structure's probability, float32."""
 
     labels: NDArray[np.uint8]
     probabilities: dict[Structure, NDArray[np.float32]]
 
 
 def segment_case(image: sitk.Image, segmenters: Sequence[Segmenter], *, overlap: float = OURS.overlap) -> Segmentation:
-    """Segment a scan, a 3-D float32 image of any grid and orientation.
+    """Segment a scan: a 3-D float32 image of any grid and orientation.
 
     Raises:
-        CaseError: the scan is constant or too large once resampled.
+        CaseError: the scan is constant, or too large once resampled.
 
     Source: Kondo 2021, Sections 2 and 3.
     """
     resampled = resample_to_spacing(image, PAPER.spacing_mm)
-    volume, _ = normalise(array_from(resampled))
-    probabilities: dict[Structure, NDArray[np.float32]] = {}
-    for segmenter in segmenters:
-        probability = predict_structure(volume, segmenter, overlap=overlap)
-        probabilities[segmenter.structure] = restore_probability(probability, resampled, image)
-    return Segmentation(merge(probabilities), probabilities)
+    volume = normalise(array_from(resampled))
+    probabilities = {
+        s.structure: restore_probability(predict_structure(volume, s, overlap=overlap), resampled, native=image)
+        for s in segmenters
+    }
+    return Segmentation(merge_structures(probabilities), probabilities)
 
 
 def predict_structure(
@@ -48,7 +48,7 @@ def predict_structure(
 ) -> NDArray[np.float32]:
     """Predict a structure's probability in a normalised volume, both `(D, H, W)` float32, on the volume's 0.5 mm grid.
 
-    Inference, validation and the search all predict by this function.
+    Inference, validation and the search all predict with this function.
     """
     return predict_volume(
         volume,
@@ -63,18 +63,18 @@ def predict_structure(
 def restore_probability(
     probability: NDArray[np.float32], resampled: sitk.Image, native: sitk.Image
 ) -> NDArray[np.float32]:
-    """Bring a probability `(D, H, W)` from the 0.5 mm grid to the scanner's, float32.
+    """Resample a probability `(D, H, W)` float32 from the 0.5 mm grid to the scan's own.
 
-    The label is decided after this step, not before: a resampled label map loses thin structures such as the cochlea.
+    Labels are decided after this step: a resampled label map would lose thin structures such as the cochlea.
     """
     return array_from(resample_like(image_from(probability, resampled), native))
 
 
-def merge(probabilities: Mapping[Structure, NDArray[np.float32]]) -> NDArray[np.uint8]:
+def merge_structures(probabilities: Mapping[Structure, NDArray[np.float32]]) -> NDArray[np.uint8]:
     """Merge the structures' probabilities `(D, H, W)` into one label map, uint8.
 
-    A structure claims the voxels where it is likelier than not; a voxel that several claim goes to the likeliest, and
-    between equals to the first.
+    A voxel gets the label of its likeliest structure if that probability is above 0.5, and is background otherwise.
+    Between equal probabilities, the first structure wins.
 
     Raises:
         ValueError: no structure, or shapes that differ.

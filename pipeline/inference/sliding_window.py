@@ -1,4 +1,4 @@
-"""Sliding windows: a network that takes cubic patches predicts a whole volume.
+"""Sliding-window prediction: a network for cubic patches predicts a whole volume.
 
 Source: Kondo 2021, Section 2: "The input data to each network is cubic patch extracted from the whole volumes".
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import OURS
 from pipeline.data.patches import Shape, WeightedMean, crop_back, divide, pad_to, window_weights, windows
 
-# Patches (N, 1, D, H, W) float32 on the network's device -> one value a voxel, (N, D, H, W) float32.
+# Takes patches (N, 1, D, H, W) float32 on the network's device, returns one value a voxel, (N, D, H, W) float32.
 WindowPredictor = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -28,19 +28,20 @@ def predict_volume(
     windows_per_pass: int = 1,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.float32]:
-    """Predict a volume `(D, H, W)` window by window; return one float32 value a voxel, same shape.
+    """Predict a volume `(D, H, W)` window by window; return one float32 value a voxel, in the same shape.
 
-    A volume smaller than the window is padded with 0, the mean of a normalised volume, and cropped back. Beside the
-    volume itself, memory holds two float32 volumes (the mean and its weights), two of a window's size, and what the
-    predictor needs for `windows_per_pass` windows: nothing grows with the number of windows.
+    A volume smaller than the window is padded with 0, the mean of a normalised volume, and cropped back. Besides the
+    volume, memory holds two float32 volumes (the mean and its weights), two arrays of a window's size, and what the
+    predictor needs for `windows_per_pass` windows. It does not grow with the number of windows.
 
     Args:
         volume: normalised voxels `(D, H, W)`, float32.
-        predict_windows: `(N, 1, D, H, W)` float32 on `device` -> `(N, D, H, W)`, N at most `windows_per_pass`.
+        predict_windows: takes `(N, 1, D, H, W)` float32 on `device`, N at most `windows_per_pass`; returns
+            `(N, D, H, W)`.
         window: side of the cubic window in voxels, or its shape `(D, H, W)`.
-        overlap: the fraction of a window, in [0, 1), that the next one covers again.
+        overlap: of neighbouring windows, as a fraction in [0, 1).
         weighting: "gaussian" (centres count more) or "constant".
-        windows_per_pass: how many windows go through the network at once.
+        windows_per_pass: windows in one forward pass.
         device: where the windows are sent.
 
     Raises:

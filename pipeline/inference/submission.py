@@ -1,35 +1,70 @@
-"""A submission's run: a folder of hrT2 scans in, a folder of label maps out, one bad case never losing the others.
+"""A folder of hrT2 scans, segmented into a folder of label maps. A bad case does not stop the others.
 
 Source: the challenge's contract (`challenge.contract`).
 """
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import SimpleITK as sitk
+import torch
 
 from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, label_file
 from challenge.files import written_whole
 from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, write_image
+from challenge.quantities import counted
 from pipeline.config import OURS
 from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
 from pipeline.inference.segment import Segmentation, segment_case
-from pipeline.model.weights import Segmenter
-from pipeline.runtime.devices import is_out_of_memory
+from pipeline.model.shipped import weights_folder, weights_name
+from pipeline.model.weights import Segmenter, load_segmenter
+from pipeline.runtime.allocator import keep_large_blocks
+from pipeline.runtime.devices import is_out_of_memory, pick_device
 
 PROBABILITIES_FOLDER = "probabilities"
 
 
 class SubmissionError(Exception):
-    """A run that cannot start: subject, expected, got, next step."""
+    """A submission that cannot start: subject, expected, got, next step."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of `predict`. `weights` is a folder, or the name of a shipped set; None stands for the default."""
+
+    input_folder: Path
+    output_folder: Path
+    weights: str | None = None
+    device: str = "auto"
+    overlap: float = OURS.overlap
+    save_probabilities: bool = False
+    skip_existing: bool = False
+
+
+@dataclass(frozen=True)
+class Submission:
+    """All that is needed to segment a folder: its scans by case, the names of other entries, the loaded networks."""
+
+    options: PredictOptions
+    scans: dict[str, Path]
+    ignored: list[str]
+    weights: Path
+    device: torch.device
+    segmenters: list[Segmenter]
+
+    def __str__(self) -> str:
+        """Say how many scans there are, which weights segment them and where, then which entries are ignored."""
+        folder, scans = self.options.input_folder, counted(len(self.scans), "scan")
+        text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on {self.device}"
+        return f"{text}\nignored in {folder}: {', '.join(self.ignored)}" if self.ignored else text
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of one case: `error` is empty unless it failed; the rest is there when it was segmented."""
+    """The outcome of one case: `error` is empty unless it failed; geometry and volumes are set if it succeeded."""
 
     case: str = ""
     seconds: float = 0.0
@@ -39,11 +74,27 @@ class CaseResult:
     volumes_mm3: dict[Structure, float] = field(default_factory=dict)
 
 
-def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Find the scans of `input_folder` by case, and the names that are ignored.
+def prepare_submission(options: PredictOptions) -> Submission:
+    """Check the folders, pick the device and load the networks, before any case is segmented.
 
     Raises:
-        SubmissionError: no such folder, not readable, or no scan in it.
+        SubmissionError: no scans, or an output folder that cannot be written.
+        WeightsError: as `pipeline.model.weights.load_segmenter`.
+        DeviceError: as `pipeline.runtime.devices.pick_device`.
+    """
+    keep_large_blocks()
+    scans, ignored = find_submission_scans(options.input_folder)
+    check_writable(options.output_folder)
+    device, weights = pick_device(options.device), weights_folder(options.weights)
+    segmenters = [load_segmenter(weights, structure, device) for structure in STRUCTURES]
+    return Submission(options, scans, ignored, weights, device, segmenters)
+
+
+def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Find the scans of `input_folder` by case, and the names of its other entries.
+
+    Raises:
+        SubmissionError: the folder is missing, cannot be read, or holds no scan.
     """
     try:
         scans, ignored = find_scans(input_folder)
@@ -52,16 +103,17 @@ def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str
             f"{input_folder}: expected a folder of scans, got: {error.strerror}; name it with --input"
         ) from error
     if not scans:
-        names = f"{len(ignored)} other entries ({', '.join(ignored[:3])}{', ...' if len(ignored) > 3 else ''})"
+        names = ", ".join([*ignored[:3], "..."] if len(ignored) > 3 else ignored)
         raise SubmissionError(
             f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, "
-            f"got {names if ignored else 'an empty folder'}; rename the scans or name another folder with --input"
+            f"got {f'only {names}' if ignored else 'an empty folder'}; "
+            "rename the scans or name another folder with --input"
         )
     return scans, ignored
 
 
 def check_writable(output_folder: Path) -> None:
-    """Make the output folder where it is missing, and write a byte there before any case is worked on.
+    """Make the output folder if it is missing, and write and remove a file in it.
 
     Raises:
         SubmissionError: the folder cannot be made or written.
@@ -74,72 +126,52 @@ def check_writable(output_folder: Path) -> None:
     except OSError as error:
         raise SubmissionError(
             f"{output_folder}: expected a folder that this user can write to, got: {error.strerror or error}; "
-            "change its owner or run as a user who may"
+            "change its owner, or run as another user"
         ) from error
 
 
-def segment_folder(
-    scans: dict[str, Path],
-    output_folder: Path,
-    segmenters: Sequence[Segmenter],
-    *,
-    overlap: float = OURS.overlap,
-    save_probabilities: bool = False,
-    skip_existing: bool = False,
-    report_bug: Callable[[str], None] = print,
-) -> Iterator[CaseResult]:
-    """Segment the scans one after the other, and yield what became of each.
+def segment_folder(submission: Submission, report_bug: Callable[[str], None] = print) -> Iterator[CaseResult]:
+    """Segment a submission's scans one after the other; yield each case's outcome.
 
-    A case that fails is yielded with its error and leaves no file; the next one follows. Whatever interrupts the run
-    (`BaseException`) leaves the files of the finished cases, each whole.
-
-    Args:
-        scans: scans by case.
-        output_folder: a label map a case, `{case}_Label.nii.gz`, goes here.
-        segmenters: one a structure.
-        overlap: of neighbouring windows, in [0, 1).
-        save_probabilities: also write `probabilities/{case}_{structure}.nii.gz`, float32 on the scan's grid.
-        skip_existing: leave a case alone whose label map is there, on the scan's grid.
-        report_bug: takes the traceback of an error that nobody foresaw.
+    A failed case leaves no file, and the next case follows. An interruption (`BaseException`) leaves the complete files
+    of the finished cases. `report_bug` receives the traceback of an unexpected error.
     """
-    for case, path in scans.items():
+    for case, path in submission.scans.items():
         started = time.monotonic()
-        try:
-            result = _segment(
-                path, output_folder / label_file(case), segmenters, overlap, save_probabilities, skip_existing
-            )
-        except CaseError as error:
-            result = CaseResult(error=str(error))
-        except OSError as error:
-            result = CaseResult(error=f"{case}: expected to write its files, got: {error}; check space and permissions")
-        except Exception as error:  # noqa: BLE001  the other cases go on whatever happens; the traceback is shown
-            if is_out_of_memory(error):
-                advice = "crop the scan or take a machine with more memory"
-                result = CaseResult(error=f"{path.name}: expected to fit into memory, got: {error}; {advice}")
-            else:
-                report_bug(traceback.format_exc())
-                what = f"{type(error).__name__}: {error}"
-                result = CaseResult(
-                    error=f"{path.name}: failed in a way that nobody foresaw ({what}); please report it"
-                )
+        result = _outcome(submission, case, path, report_bug)
         yield replace(result, case=case, seconds=time.monotonic() - started)
 
 
-def _segment(
-    path: Path, labels_path: Path, segmenters: Sequence[Segmenter], overlap: float, save_probabilities: bool, skip: bool
-) -> CaseResult:
-    if skip and _is_done(path, labels_path):
+def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable[[str], None]) -> CaseResult:
+    try:
+        return _segment(submission, path, submission.options.output_folder / label_file(case))
+    except CaseError as error:
+        return CaseResult(error=str(error))
+    except OSError as error:
+        return CaseResult(error=f"{case}: expected to write its files, got: {error}; check space and permissions")
+    except Exception as error:  # noqa: BLE001  whatever happens, the other cases follow; the traceback is shown
+        if is_out_of_memory(error):
+            advice = "crop the scan, or use a machine with more memory"
+            return CaseResult(error=f"{path.name}: expected to fit into memory, got: {error}; {advice}")
+        report_bug(traceback.format_exc())
+        return CaseResult(error=f"{path.name}: unexpected error ({type(error).__name__}: {error}); please report it")
+
+
+def _segment(submission: Submission, path: Path, labels_path: Path) -> CaseResult:
+    options = submission.options
+    if options.skip_existing and _is_done(path, labels_path):
         return CaseResult(skipped=True)
     image = read_scan(path)
     try:
-        segmentation = segment_case(image, segmenters, overlap=overlap)
+        segmentation = segment_case(image, submission.segmenters, overlap=options.overlap)
     except CaseError as error:
         raise CaseError(f"{path.name}: {error}") from error
-    _write(segmentation, image, labels_path, save_probabilities=save_probabilities)
+    _write(segmentation, image, labels_path, save_probabilities=options.save_probabilities)
     return CaseResult(geometry=geometry_of(image), volumes_mm3=volumes_mm3(segmentation.labels, image, STRUCTURES))
 
 
 def _is_done(scan: Path, labels: Path) -> bool:
+    """Tell whether a label map is there and lies on its scan's grid."""
     if not labels.exists():
         return False
     try:
@@ -149,7 +181,7 @@ def _is_done(scan: Path, labels: Path) -> bool:
 
 
 def _write(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
-    """Write the label map last: where it stands, the case is complete."""
+    """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
     written: list[Path] = []
     try:
         if save_probabilities:

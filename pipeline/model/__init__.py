@@ -1,1 +1,1 @@
-"""The networks, the gradient reversal layer, Eq. 1 and Eq. 2, and the files that weights are kept in."""
+"""The networks, the gradient reversal layer, the losses (Eq. 1 and Eq. 2), and files of weights."""

@@ -1,4 +1,4 @@
-"""The adversary: gradient reversal and the domain classifier behind it.
+"""The adversary: the gradient reversal layer and the domain classifier.
 
 Source: Kondo 2021, Section 2; Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17, 2016.
 """
@@ -14,7 +14,7 @@ from pipeline.config import OURS
 
 
 class _GradientReversal(torch.autograd.Function):
-    """The identity going forward, minus `weight` times the gradient going back."""
+    """The identity in the forward pass; in the backward pass, the gradient times `-weight`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: float) -> torch.Tensor:
@@ -27,7 +27,7 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
-    """Return `x` of any shape as it is; its gradient is `-weight` times the one that comes back.
+    """Return `x`, of any shape, unchanged; in the backward pass its gradient is multiplied by `-weight`.
 
     Source: Ganin et al., Section 3; Kondo 2021, Section 2.
     """
@@ -35,15 +35,15 @@ def reverse_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
 
 
 def reversal_weight(progress: float, maximum: float = OURS.grl_weight_max) -> float:
-    """Return the gradient reversal's weight when a fraction `progress` of the adaptation is done: Ganin's ramp.
+    """Return the weight of the gradient reversal after a fraction `progress` of the adaptation: Ganin's ramp.
 
-    It is `maximum * (2 / (1 + exp(-10 progress)) - 1)`: 0 at the start, 0.46 of the maximum after a tenth,
-    0.99 halfway.
+    The weight is `maximum * (2 / (1 + exp(-10 progress)) - 1)`: 0 at the start, 0.46 of the maximum after a tenth of
+    the adaptation, 0.99 of it after half.
 
     Raises:
         ValueError: `progress` is not in [0, 1].
 
-    Source: Ganin et al., Section 5.2.2; our choice, because the paper cites them for the layer and states no schedule.
+    Source: Ganin et al., Section 5.2.2. This is our choice: the paper cites them for the layer and gives no schedule.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress: expected the fraction of the adaptation done, in [0, 1], got {progress}")
@@ -51,10 +51,11 @@ def reversal_weight(progress: float, maximum: float = OURS.grl_weight_max) -> fl
 
 
 class DomainClassifier(nn.Module):
-    """Tell source from target by the encoder's features: reversal, pooling, three fully connected layers, one logit.
+    """Tell source from target patches by their features: reversal, pooling, three fully connected layers, one logit.
 
-    The features are averaged onto a small fixed grid before the first layer (our choice: flattening 128 x 16^3 of them
-    would make 524,288 inputs, nearly all of the model's weights). No sigmoid: the loss takes logits.
+    The features are averaged onto a small grid before the first layer. This is our choice: flattened, 128 x 16^3
+    features would be 524,288 inputs, and the first layer would hold nearly all of the model's weights. There is no
+    sigmoid, because the loss takes logits.
 
     Source: Kondo 2021, Section 2, "fed into three fully connected layers which is the domain classifier".
     """
@@ -63,9 +64,9 @@ class DomainClassifier(nn.Module):
         """Make the classifier.
 
         Args:
-            channels: of the features.
+            channels: channels of the features.
             grid: side of the cubic grid that the features are averaged onto.
-            hidden: widths of the first two layers, ours.
+            hidden: widths of the first two layers (our choice).
         """
         super().__init__()
         first, second = hidden
@@ -75,9 +76,9 @@ class DomainClassifier(nn.Module):
         )
 
     def forward(self, features: torch.Tensor, weight: float) -> torch.Tensor:
-        """Return one logit a patch, `(N,)`, above 0 for the target, for features `(N, channels, d, h, w)`.
+        """Return one logit a patch, `(N,)`, above 0 for the target, from features `(N, channels, d, h, w)`.
 
-        `weight` is the gradient reversal's, passed at every call so that no schedule is computed and then forgotten.
+        `weight` is the gradient reversal's; every call passes it, so the module holds no state of the schedule.
         """
         reversed_features = reverse_gradient(features, weight)
         pooled = functional.adaptive_avg_pool3d(reversed_features, self.grid)

@@ -1,4 +1,4 @@
-"""ENet in three dimensions, one attribute per row of its own Table 1, encoder and decoder apart.
+"""ENet in three dimensions: an encoder and a decoder, with one attribute for each row of ENet's Table 1.
 
 Source: Paszke et al., "ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation", arXiv 1606.02147,
 Table 1 and Section 4; "3D version of ENet" is Kondo 2021, Section 3.
@@ -19,11 +19,11 @@ _LATE_DROPOUT = 0.1
 
 
 class EncoderOutput(NamedTuple):
-    """What the decoder needs: features `(N, 128, D/8, H/8, W/8)`, and where each pooling found its maxima.
+    """What the decoder needs: the features `(N, 128, D/8, H/8, W/8)`, and the positions of the poolings' maxima.
 
-    `indices1` `(N, 16, D/4, H/4, W/4)` are of downsample1_0 and `indices2` `(N, 64, D/8, H/8, W/8)` of downsample2_0,
-    int64. Sides are multiples of 8, so un-pooling doubles them exactly and needs no stored sizes. `early_features`
-    `(N, 64, D/4, H/4, W/4)`, stage 1's, are for whoever adapts those.
+    `indices1` `(N, 16, D/4, H/4, W/4)` belong to downsample1_0 and `indices2` `(N, 64, D/8, H/8, W/8)` to
+    downsample2_0, int64. Unpooling doubles the sides exactly, because they are multiples of 8. `early_features`
+    `(N, 64, D/4, H/4, W/4)` are stage 1's output, another feature layer that can be adapted.
     """
 
     features: torch.Tensor
@@ -42,13 +42,13 @@ def _conv(inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, dila
 def _activation(channels: int, *, decoder: bool = False) -> nn.Module:
     """Make a PReLU with one slope per feature map, or in the decoder a ReLU.
 
-    Our choice: the paper's text speaks of PReLU and leaves the decoder open; its authors' code has ReLU there.
+    Our choice: the paper's text names PReLU and leaves the decoder open; its authors' code has ReLU there.
     """
     return nn.ReLU() if decoder else nn.PReLU(channels)
 
 
 def _normalised(conv: nn.Module, channels: int, *, decoder: bool = False) -> list[nn.Module]:
-    """Follow a convolution with batch norm and non-linearity, as ENet does "between all convolutions"."""
+    """Append batch norm and non-linearity to a convolution, as ENet does "between all convolutions"."""
     return [conv, nn.BatchNorm3d(channels), _activation(channels, decoder=decoder)]
 
 
@@ -69,7 +69,7 @@ class Initial(nn.Module):
     """ENet's Fig. 2a: a stride-2 convolution beside max-pooling, concatenated; the sides are halved."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        """Make the block; max-pooling gives `in_channels` of the `channels`, the convolution the others."""
+        """Make the block; max-pooling gives `in_channels` of the `channels`, and the convolution the others."""
         super().__init__()
         self.conv = nn.Conv3d(in_channels, channels - in_channels, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm3d(channels)
@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         internal = channels // 4
         if asymmetric:
-            # The paper's 5x1 and 1x5, one axis more; batch norm and PReLU "between all convolutions", so here too.
+            # The paper's 5x1 and 1x5 with one more axis; batch norm and PReLU as "between all convolutions".
             kernels = [(asymmetric, 1, 1), (1, asymmetric, 1), (1, 1, asymmetric)]
             main = [layer for k in kernels for layer in _normalised(_conv(internal, internal, k), internal)]
         else:
@@ -107,7 +107,7 @@ class Downsampling(nn.Module):
     """ENet's Fig. 2b that halves the sides: max-pooling beside a branch with a 2x2x2 stride-2 projection."""
 
     def __init__(self, in_channels: int, channels: int, *, dropout: float) -> None:
-        """Make the block; `channels` is at least `in_channels`, the pooled maps are padded with zeros up to it."""
+        """Make the block; `channels` is at least `in_channels`, and zeros pad the pooled maps to it."""
         super().__init__()
         # A quarter of the output's channels, as in the authors' code: a quarter of 16 would choke stage 1.
         internal = channels // 4
@@ -119,7 +119,7 @@ class Downsampling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, D/2, H/2, W/2)` and the pooling's int64 indices."""
-        # In float32 under autocast too, as is its undoing: rounding here would tie maxima that differ.
+        # Pooling and unpooling run in float32 even under autocast: rounding would make different maxima equal.
         pooled, indices = functional.max_pool3d_with_indices(x.float(), (2, 2, 2))
         padded = functional.pad(pooled, (0, 0, 0, 0, 0, 0, 0, self.padding))
         return self.activation(padded + self.branch(x)), indices
@@ -129,7 +129,7 @@ class Upsampling(nn.Module):
     """ENet's Fig. 2b that doubles the sides: 1x1x1 convolution and max-unpooling beside a transposed convolution."""
 
     def __init__(self, in_channels: int, channels: int, *, dropout: float) -> None:
-        """Make the block; `channels` are those that the pooling with the stored indices had as its input."""
+        """Make the block; `channels` is the number of input channels of the pooling that gave the indices."""
         super().__init__()
         internal = channels // 4
         self.main = nn.Sequential(_conv(in_channels, channels, 1), nn.BatchNorm3d(channels))
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
     """ENet's rows initial to 3.8: what Kondo's Section 2 calls "the encoder part of the segmentation network"."""
 
     def __init__(self, in_channels: int, channels: tuple[int, int, int]) -> None:
-        """Make the encoder; `channels` are those after initial, in stage 1 and in stages 2 and 3."""
+        """Make the encoder; `channels` are the widths after initial, in stage 1, and in stages 2 and 3."""
         super().__init__()
         first, second, third = channels
         early, late = _EARLY_DROPOUT, _LATE_DROPOUT
@@ -209,12 +209,12 @@ class Decoder(nn.Module):
         self.regular4_2 = Bottleneck(second, dropout=late, decoder=True)
         self.upsample5_0 = Upsampling(second, first, dropout=late)
         self.regular5_1 = Bottleneck(first, dropout=late, decoder=True)
-        # "a bare full convolution as the last module". The paper gives no kernel; 3, as in 4.0 and 5.0, because with
-        # the 2 of the authors' code neighbouring blocks of 2x2x2 voxels would share no weights and show their seams.
+        # "a bare full convolution as the last module". The paper gives no kernel. We take 3, as in 4.0 and 5.0: with
+        # the 2 of the authors' code, neighbouring blocks of 2x2x2 voxels would share no weights, and seams would show.
         self.fullconv = nn.ConvTranspose3d(first, classes, 3, stride=2, padding=1, output_padding=1, bias=False)
 
     def forward(self, encoded: EncoderOutput) -> torch.Tensor:
-        """Decode to logits `(N, classes, D, H, W)`, D, H and W being the encoder's input sides."""
+        """Return logits `(N, classes, D, H, W)`; D, H and W are the sides of the encoder's input."""
         x = self.upsample4_0(encoded.features, encoded.indices2)
         x = self.regular4_2(self.regular4_1(x))
         x = self.upsample5_0(x, encoded.indices1)
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
 
 
 class ENet3d(nn.Module):
-    """Segment cubic patches: `(N, 1, D, H, W)` float32 in, logits `(N, 2, D, H, W)` out.
+    """Segment cubic patches: takes `(N, 1, D, H, W)` float32, returns logits `(N, 2, D, H, W)`.
 
     670,821 parameters at the paper's width. Shapes after each stage, channels x side^3::
 
@@ -235,7 +235,7 @@ class ENet3d(nn.Module):
         5  decoder                   upsample5_0 .. 5_1       16 x 32     16 x 64
         full convolution             fullconv                  2 x 64      2 x 128
 
-    On a 64^3 patch the rows of dilation 8 and 16 reach past the 8^3 features: 16 sees its centre tap alone.
+    On a 64^3 patch, the rows of dilation 8 and 16 reach past the 8^3 features: dilation 16 sees only its centre tap.
 
     Source: arXiv 1606.02147, Table 1, each kernel one axis longer.
     """
@@ -244,10 +244,10 @@ class ENet3d(nn.Module):
         """Make the network.
 
         Args:
-            in_channels: of the patches.
+            in_channels: channels of the patches.
             classes: channels of the logits.
-            channels: after the initial block, in stages 1 and 4, in stages 2 and 3; the paper's widths by default,
-                narrower ones make a network for tests. Multiples of 4, not falling, the first above `in_channels`.
+            channels: widths after the initial block, in stages 1 and 4, and in stages 2 and 3. The default is the
+                paper's; tests use narrower networks. Multiples of 4, not falling, the first above `in_channels`.
 
         Raises:
             ValueError: channels that break those rules.
@@ -273,7 +273,7 @@ class ENet3d(nn.Module):
         return self.decoder(self.encoder(x))
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that build this network again, as JSON holds them."""
+        """Return the arguments that rebuild this network, as JSON can hold them."""
         return {"in_channels": self.in_channels, "classes": self.classes, "channels": list(self.channels)}
 
 

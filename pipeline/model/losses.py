@@ -1,4 +1,4 @@
-"""Eq. 1 and Eq. 2, with their parts by name.
+"""The losses: Eq. 1 and Eq. 2, and their terms by name.
 
 Source: Kondo 2021, Section 2.
 """
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.config import PAPER
 
-# Added to the Dice loss's numerator and denominator. In voxels: next to nothing beside any structure of ours.
+# Added to numerator and denominator of the Dice loss, in voxels; negligible for structures of our sizes.
 SMOOTHING = 1.0
 
 
@@ -31,29 +31,29 @@ class AdaptationLoss(NamedTuple):
 
 
 def soft_dice_loss(probability: torch.Tensor, mask: torch.Tensor, smoothing: float = SMOOTHING) -> torch.Tensor:
-    """Return 1 - the soft Dice of a structure's probability and its mask, both `(N, D, H, W)`, over the whole batch.
+    """Return 1 minus the soft Dice of a structure's probability and its mask, both `(N, D, H, W)`, over the batch.
 
     ::
 
         1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)        sums over every voxel of every patch, s the smoothing
 
-    The sums run over the batch (our choice), because a Dice of each patch alone pushes to background at every patch
-    without the structure, and the network collapses. An empty patch so adds its false positives to the batch's. A batch
-    without any structure yields 1 - s / (sum(p) + s): 0 where nothing is predicted, nearly 1 where much is.
+    The sums run over the whole batch (our choice). With one Dice per patch, every patch without the structure would
+    push the network to background, and it would collapse. Here, an empty patch only adds its false positives to the
+    batch's. A batch without any structure gives 1 - s / (sum(p) + s): 0 if nothing is predicted, nearly 1 if much is.
     """
     g = mask.to(probability.dtype)
-    overlap = (probability * g).sum()
-    return 1 - (2 * overlap + smoothing) / (probability.sum() + g.sum() + smoothing)
+    intersection = (probability * g).sum()
+    return 1 - (2 * intersection + smoothing) / (probability.sum() + g.sum() + smoothing)
 
 
 def supervised_loss(logits: torch.Tensor, mask: torch.Tensor, dice_weight: float = PAPER.dice_weight) -> SupervisedLoss:
     """Return L_S = L_c + w_d L_d for logits `(N, 2, D, H, W)` and the structure's mask `(N, D, H, W)`, bool.
 
-    The cross entropy is the mean over all voxels, the Dice loss that of the structure's channel. Both are computed in
-    float32, whatever autocast is doing: sums over a million voxels do not fit half precision.
+    The cross entropy is the mean over all voxels; the Dice loss is that of the structure's channel. Both are computed
+    in float32 even under autocast, because half precision cannot hold sums over a million voxels.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not fit.
 
     Source: Eq. 1.
     """
@@ -73,7 +73,7 @@ def domain_loss(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
     """Return L_b, the mean binary cross entropy of the domain logits `(N,)` and `is_target` `(N,)` bool, in float32.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: the shapes differ.
 
     Source: Section 2, "the binary cross entropy loss, for both of source and target data".
     """
@@ -86,7 +86,7 @@ def domain_loss(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
 
 
 def adaptation_loss(supervised: SupervisedLoss, domain: torch.Tensor) -> AdaptationLoss:
-    """Return L_D = L_S + L_b, from the supervised loss of the source patches and the domain loss of all, shape ().
+    """Return L_D = L_S + L_b: the source patches' supervised loss plus the domain loss of all patches, shape ().
 
     Source: Eq. 2.
     """

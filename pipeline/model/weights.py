@@ -1,12 +1,10 @@
-"""Shipped weights: safetensors, which cannot run code, each with a JSON card that rebuilds its network strictly.
+"""Files of weights: for each structure a safetensors file, which cannot run code, and a JSON card beside it.
 
-`weights/vs.safetensors` and `weights/vs.json`, and so for every structure.
+The card rebuilds the network, and says where its weights come from: `vs.safetensors` and `vs.json` for the VS.
 """
 
 import hashlib
 import json
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,21 @@ from safetensors.torch import load, save
 from challenge.contract import Structure
 from challenge.files import written_whole
 from pipeline.model.enet import ENet3d
+from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
 
 CARD_FORMAT = 1
-WEIGHTS_VARIABLE = "CROSSMODA_GRL_WEIGHTS"
 
-# What a card must tell before its network is built; the rest of it is for people.
+# The keys without which no network can be built; a card's other keys are for people.
 _REQUIRED = ("format", "structure", "label", "network", "window", "spacing_mm", "sha256")
 
 
 class WeightsError(Exception):
-    """Weights that are missing, damaged or not what their card says: path, expected, got, next step."""
+    """The weights are missing, damaged or do not fit their card; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """One structure's network, ready to predict: eval mode, on `device`, for cubic windows of `window` voxels."""
+    """One structure's network, ready to predict: in eval mode, on `device`, for cubic windows of `window` voxels."""
 
     structure: Structure
     network: torch.nn.Module
@@ -43,27 +41,19 @@ class Segmenter:
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the structure's probability `(N, D, H, W)` float32 for normalised windows `(N, 1, D, H, W)`."""
         logits = self.network(windows).float()
-        # A softmax over two channels needs their difference alone.
+        # The softmax over two channels is the sigmoid of their difference.
         return torch.sigmoid(logits[:, 1] - logits[:, 0])
-
-
-def default_weights_folder() -> Path:
-    """Return the folder of the shipped weights: the environment's, the repository's, or the installed package's."""
-    if named := os.environ.get(WEIGHTS_VARIABLE):
-        return Path(named)
-    repository = Path(__file__).resolve().parents[2] / "weights"
-    return repository if repository.is_dir() else Path(sys.prefix) / "share" / "crossmoda-grl" / "weights"
 
 
 def save_weights(folder: Path, structure: Structure, network: ENet3d, card: dict[str, Any], *, window: int) -> Path:
     """Write a network's weights and card to `folder`; return the card's path.
 
     Args:
-        folder: made where it is missing.
+        folder: is made if it is missing.
         structure: what the network segments.
-        network: its weights and buffers are written as they are, on whatever device they lie.
-        card: what a person should know: data, schedule, scores, departures from the paper. What rebuilds the network
-            is added here.
+        network: its weights and buffers are written unchanged, from any device.
+        card: what a person should know: data, schedule, scores, departures from the paper. This function adds the keys
+            that rebuild the network.
         window: side of the cubic window to predict with, in voxels of `spacing_mm`.
 
     Raises:
@@ -71,7 +61,7 @@ def save_weights(folder: Path, structure: Structure, network: ENet3d, card: dict
         ValueError: the card lacks `spacing_mm`.
     """
     if "spacing_mm" not in card:
-        raise ValueError("card: expected the key spacing_mm, got none; say on which grid the network was trained")
+        raise ValueError("card: expected the key spacing_mm, got none; add the spacing of the training grid")
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
     whole_card = {
@@ -102,21 +92,20 @@ def load_segmenter(folder: Path, structure: Structure, device: torch.device) -> 
         weights = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"{path}: expected the weights for {structure.title}, got: {error.strerror}; "
-            f"name the right folder with --weights or {WEIGHTS_VARIABLE}, or check out weights/ again"
+            f"{path}: expected the weights for {structure.title}, got: {error.strerror}; {_advice()}"
         ) from error
     found = hashlib.sha256(weights).hexdigest()
     if found != card["sha256"]:
         raise WeightsError(
-            f"{path}: expected sha256 {card['sha256']} by its card, got {found}; the file is damaged or belongs to "
-            "another card, check out weights/ again"
+            f"{path}: expected sha256 {card['sha256']}, as on its card, got {found}; the file is damaged or belongs to "
+            "another card: copy both again"
         )
     try:
         network = ENet3d(**card["network"]["config"])
         network.load_state_dict(load(weights), strict=True)
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path}: expected the weights of {card['network']}, got others ({error}); use the card they were made with"
+            f"{path}: expected the weights of {card['network']}, got others ({error}); use their own card"
         ) from error
     return Segmenter(structure, network.eval().to(device), int(card["window"]), device, card)
 
@@ -126,14 +115,13 @@ def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WeightsError(
-            f"{path}: expected the card of the weights for {structure.title}, got: {error.strerror}; "
-            f"name the right folder with --weights or {WEIGHTS_VARIABLE}, or check out weights/ again"
+            f"{path}: expected the card of the weights for {structure.title}, got: {error.strerror}; {_advice()}"
         ) from error
     except ValueError as error:
-        raise WeightsError(f"{path}: expected JSON, got damaged text ({error}); check out weights/ again") from error
+        raise WeightsError(f"{path}: expected JSON, got damaged text ({error}); copy the card again") from error
     missing = [key for key in _REQUIRED if not isinstance(card, dict) or key not in card]
     if missing:
-        raise WeightsError(f"{path}: expected a card with {', '.join(missing)}, got none; check out weights/ again")
+        raise WeightsError(f"{path}: expected a card with {', '.join(missing)}, got none; copy the card again")
     if card["format"] != CARD_FORMAT:
         raise WeightsError(
             f"{path}: expected a card of format {CARD_FORMAT}, got {card['format']}; update crossmoda-grl"
@@ -144,9 +132,14 @@ def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
     if (card["structure"], card["label"]) != (structure.key, structure.label):
         raise WeightsError(
             f"{path}: expected weights for {structure.key} (label {structure.label}), got {card['structure']} "
-            f"(label {card['label']}); the files were renamed, check out weights/ again"
+            f"(label {card['label']}); the files were renamed: give them their own names back"
         )
     return card
+
+
+def _advice() -> str:
+    sets = ", ".join(shipped_sets())
+    return f"name a folder of weights or a shipped set ({sets}) with --weights or {WEIGHTS_VARIABLE}"
 
 
 def _weights_path(folder: Path, structure: Structure) -> Path:

@@ -1,7 +1,7 @@
 """Seeded phantoms: ceT1- and hrT2-like scans with labels, in the challenge's layout.
 
-`shapes` is the language (distances and fields), `anatomy` the head told in it, `contrast` what each tissue looks like,
-`scanner` the grid, partial volume and noise, `cohort` the folders and ids.
+`shapes` has solids (signed distances) and random fields, `anatomy` builds a head from them, `contrast` says how bright
+each tissue is, `scanner` samples the head on a grid with partial volume and noise, `cohort` writes folders of cases.
 """
 
 from pipeline.phantom.anatomy import Head, make_head

@@ -1,7 +1,7 @@
-"""One head: bones, brain, fluid, vessels, both ears and a tumour, as a painter's list of continuous shapes.
+"""One head: bones, brain, fluid, vessels, both ears and a tumour, as continuous solids in painting order.
 
-Millimetres, head coordinates (x left, y back, z up); the origin lies midway between the ears, at the height of the
-internal auditory canals. Sizes are textbook figures, moved and scaled at random for each head.
+Coordinates are millimetres in the head (x left, y back, z up). The origin lies midway between the ears, at the height
+of the internal auditory canals. Sizes come from textbooks, and are moved and scaled at random for each head.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from pipeline.phantom.shapes import (
     Both,
     Cells,
     Ellipsoid,
-    Field,
     Minus,
     Offset,
     Pose,
+    RandomField,
     Rough,
-    Shape,
+    Solid,
     Tube,
     Union,
     Vector,
@@ -28,7 +28,8 @@ from pipeline.phantom.shapes import (
     scaled_to_volume,
 )
 
-# Volumes of the challenge, mm3: tumours log-normal about the typical size, cut at the ends; a cochlea is one side's.
+# Volumes in the challenge, mm3: tumours are log-normal around the typical size, within the limits. A cochlea is of one
+# side.
 VS_VOLUME_MM3 = (100.0, 10_000.0)
 VS_TYPICAL_MM3 = 1300.0
 VS_LOG_SPREAD = 0.95
@@ -42,16 +43,16 @@ _STRAIGHT = np.eye(3)
 
 @dataclass(frozen=True)
 class Layer:
-    """A shape painted over what was painted before; `label` where it belongs to a structure."""
+    """A solid, painted over the layers before it; `structure` is set if it belongs to one."""
 
-    shape: Shape
+    shape: Solid
     tissue: str
     structure: Structure | None = None
 
 
 @dataclass(frozen=True)
 class Tumour:
-    """The facts of a head's VS. `character` is uniform in [0, 1): contrast decides by it what is cystic or dark."""
+    """A head's VS. `character` is uniform in [0, 1); `contrast` derives from it whether the VS is cystic or dark."""
 
     side: str
     volume_mm3: float
@@ -61,7 +62,7 @@ class Tumour:
 
 @dataclass(frozen=True)
 class Head:
-    """A head in its pose; layers in painting order."""
+    """A head: its layers in painting order, its tumour and its pose."""
 
     layers: tuple[Layer, ...]
     tumour: Tumour
@@ -90,7 +91,7 @@ def _frame(axis: Vector) -> Vector:
 
 
 def make_head(rng: np.random.Generator) -> Head:
-    """Draw a head: anatomy, the tumour's side and size, and the pose. Nothing here depends on contrast or grid."""
+    """Draw a head: anatomy, the tumour's side and size, and the pose. Contrast and grid play no part."""
     pose = Pose(
         rotation=rotation_about_axes(np.radians(np.clip(rng.normal(0, 2.5, size=3), -6, 6))),
         shift_mm=np.clip(rng.normal(0, 1.5, size=3), -3, 3),
@@ -114,7 +115,7 @@ def make_head(rng: np.random.Generator) -> Head:
 
 
 def _make_cranium(rng: np.random.Generator) -> list[Layer]:
-    """Scalp, skull, cavity, brain, brainstem: everything but ears and vessels."""
+    """Return scalp, skull, cavity, brain and brainstem: everything but ears and vessels."""
     wide, long, high = rng.normal(1.0, 0.03, size=3)
     surface = random_field(rng, (40, 120), waves=16)
     sulci = random_field(rng, (16, 32))
@@ -177,15 +178,15 @@ class _Ear:
     side: float
     bone: list[Layer]
     fluid: list[Layer]
-    petrous: Shape
-    cochlea: Shape
+    petrous: Solid
+    cochlea: Solid
     porus: Vector
     fundus: Vector
     canal_radius_mm: float
 
 
 def _make_ear(rng: np.random.Generator, side: float, growth: float | None) -> _Ear:
-    """One temporal bone: petrous pyramid, air, canal, labyrinth, nerves. A tumour's `growth` widens its canal."""
+    """Return one temporal bone: pyramid, air, canal, labyrinth, nerves. A tumour's `growth` widens its canal."""
     move = rng.normal(0, 0.8, size=3)
     tilt = rotation_about_axes(rng.normal(0, np.radians(4), size=3))
     middle = _vec(33.0, 0.0, 0.0)
@@ -268,8 +269,8 @@ def _make_ear(rng: np.random.Generator, side: float, growth: float | None) -> _E
     return _Ear(side, bone, fluid, pyramid, cochlea, porus, fundus, canal_radius)
 
 
-def _cochlea(centre: Vector, axis: Vector, scale: float, turns: float, start: float) -> tuple[Shape, Shape]:
-    """Return the filled spiral that is labelled, its turns touching, and its fluid, with the modiolus left out."""
+def _cochlea(centre: Vector, axis: Vector, scale: float, turns: float, start: float) -> tuple[Solid, Solid]:
+    """Return the labelled spiral, filled and with touching turns, and its fluid: the spiral without the modiolus."""
     frame = _frame(axis)
     way = np.linspace(0.0, 1.0, 26)
     angle = 2 * np.pi * (turns * way + start)
@@ -285,8 +286,8 @@ def _cochlea(centre: Vector, axis: Vector, scale: float, turns: float, start: fl
 
 
 def _semicircular_canals(rng: np.random.Generator, place: Callable[[float, float, float], Vector]) -> tuple[Tube, ...]:
-    """Return superior, posterior and lateral canal: three arcs at right angles that end at the vestibule."""
-    arcs = (  # centre, two axes of the arc's plane, radius: the arc leaves out the side that faces the vestibule
+    """Return the superior, posterior and lateral canals: three arcs at right angles that end at the vestibule."""
+    arcs = (  # centre, two axes of the arc's plane, radius; the arc is open towards the vestibule
         (_vec(37.6, 1.6, 4.6), _vec(0.7, -0.7, 0.0), _vec(0.0, 0.0, 1.0), 3.1),
         (_vec(38.6, 6.2, 1.4), _vec(0.7, 0.7, 0.0), _vec(0.0, 0.0, 1.0), 3.0),
         (_vec(39.8, 3.4, 0.4), _vec(0.96, 0.0, -0.25), _vec(0.0, 1.0, 0.0), 2.6),
@@ -305,7 +306,7 @@ def _semicircular_canals(rng: np.random.Generator, place: Callable[[float, float
 
 
 def _make_vessels(rng: np.random.Generator) -> list[Layer]:
-    """Sinuses, jugular bulbs, carotids, basilar artery and what else enhances beside the tumour."""
+    """Return the sinuses, jugular bulbs, carotids, basilar artery and other vessels that enhance like the tumour."""
     layers = []
     for side in (-1.0, 1.0):
         size = float(rng.uniform(0.65, 1.15))  # one side often dominates
@@ -349,7 +350,7 @@ def _make_vessels(rng: np.random.Generator) -> list[Layer]:
 
 
 def _make_tumour(rng: np.random.Generator, ear: _Ear, volume: float, growth: float) -> tuple[Tumour, list[Layer]]:
-    """A canal stalk and a ball in the cistern, fluid kept round both, clear of bone and cochlea."""
+    """Return a stalk in the canal and a ball in the cistern: surrounded by fluid, and clear of bone and cochlea."""
     along = ear.fundus - ear.porus
     depth = float(rng.uniform(0.55, 0.85))
     stalk_radius = ear.canal_radius_mm - 0.55
@@ -363,18 +364,18 @@ def _make_tumour(rng: np.random.Generator, ear: _Ear, volume: float, growth: flo
     axes = _frame(medial + rng.normal(0, 0.2, size=3))
     off_limits = Union((ear.petrous, Offset(ear.cochlea, 1.5)))
 
-    def ball(radius: float) -> Shape:
+    def ball(radius: float) -> Solid:
         centre = ear.porus + 0.7 * radius * medial
         return Rough(Ellipsoid(centre=centre, radii=radius * stretch, axes=axes), shape_noise, 0.06 * radius)
 
-    def body(radius: float) -> Shape:
+    def body(radius: float) -> Solid:
         return Union((Minus(stalk, Offset(ear.cochlea, 1.5)), Minus(ball(radius), off_limits)))
 
     guess = float(np.cbrt(volume / 4.2))
     radius = scaled_to_volume(body, volume, scale=guess, step_mm=0.06 * guess + 0.35, rounds=4)
     vs = body(radius)
     rim = Minus(Offset(ball(radius), float(rng.uniform(0.9, 1.6))), off_limits)
-    cyst_field: Field = random_field(rng, (0.8 * radius + 3, 1.8 * radius + 6), waves=24)
+    cyst_field: RandomField = random_field(rng, (0.8 * radius + 3, 1.8 * radius + 6), waves=24)
     cysts = Layer(Cells(Offset(vs, -0.8), cyst_field, float(rng.uniform(0.2, 0.7))), "cyst", VS)
     tumour = Tumour("left" if ear.side > 0 else "right", volume, float(rng.uniform()), cysts)
     return tumour, [Layer(rim, "csf"), Layer(vs, "vs", VS)]

@@ -17,14 +17,19 @@ _progress = Console(stderr=True, soft_wrap=True, highlight=False)
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make the cohort in.")
 @click.option("--source", type=click.IntRange(min=0), default=24, help="Number of ceT1 cases with labels.")
 @click.option("--target", type=click.IntRange(min=0), default=24, help="Number of hrT2 cases to adapt to.")
-@click.option("--validation", type=click.IntRange(min=0), default=8, help="Number of hrT2 cases with labels apart.")
-@click.option("--preset", default="small", help="small: round both ears, for two cores; full: the real scans' grids.")
+@click.option(
+    "--validation",
+    type=click.IntRange(min=0),
+    default=8,
+    help="Number of hrT2 cases with reference labels.",
+)
+@click.option("--preset", default="small", help="small: around both ears, for two cores; full: the real scans' grids.")
 @click.option("--hardness", default="standard", help="How hard the task is: easy, standard or hard.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same voxels.")
 def phantom(out: Path, source: int, target: int, validation: int, preset: str, hardness: str, seed: int) -> None:
     """Make phantom scans with labels in the challenge's folders, names and ids.
 
-    Phantoms, not patients: they show that everything works, and nothing about how well it works on real scans.
+    They are phantoms, not patients: they show that the pipeline works, not how well it works on real scans.
     """
     from pipeline.phantom import make_cohort
 

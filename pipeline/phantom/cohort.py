@@ -25,10 +25,11 @@ RECORD_FILE = "phantom.json"
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """One way to scan: voxels in plane, their spacing, and the slice counts and thicknesses that occur with it.
+class ScanProtocol:
+    """One way to scan: in-plane voxels and spacing, and the slice counts and thicknesses that occur with them.
 
-    `field_mm` cuts the field of view to so many millimetres (x, y, z) instead of the sizes given.
+    `share` is the fraction of scans with this protocol. With `field_mm`, the field of view has these millimetres
+    (x, y, z), and the numbers of voxels follow from it.
     """
 
     share: float
@@ -40,9 +41,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Preset:
-    """The protocols of each contrast; `share` says how often each is used."""
+    """The protocols of each contrast."""
 
-    protocols: Mapping[str, tuple[Protocol, ...]]
+    protocols: Mapping[str, tuple[ScanProtocol, ...]]
 
 
 _CET1_FIELD_MM = (110.0, 68.0, 40.0)
@@ -51,20 +52,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "small": Preset(
             {
-                CET1: (Protocol(1.0, 0, 0.6, ((0, (1.0, 1.5)),), _CET1_FIELD_MM),),
+                CET1: (ScanProtocol(1.0, 0, 0.6, ((0, (1.0, 1.5)),), _CET1_FIELD_MM),),
                 HRT2: (
-                    Protocol(0.8, 0, 0.6, ((0, (1.0, 1.5)),), _HRT2_FIELD_MM),
-                    Protocol(0.2, 0, 0.7, ((0, (1.0, 1.5)),), _HRT2_FIELD_MM),
+                    ScanProtocol(0.8, 0, 0.6, ((0, (1.0, 1.5)),), _HRT2_FIELD_MM),
+                    ScanProtocol(0.2, 0, 0.7, ((0, (1.0, 1.5)),), _HRT2_FIELD_MM),
                 ),
             }
         ),
         "full": Preset(
             {
-                CET1: (Protocol(1.0, 512, 0.4, ((120, (1.0, 1.5)),)),),
+                CET1: (ScanProtocol(1.0, 512, 0.4, ((120, (1.0, 1.5)),)),),
                 HRT2: (
-                    # A slab of 20 slices takes both ears and most tumours only where its slices are thick.
-                    Protocol(0.8, 448, 0.46875, ((20, (1.5, 1.5)), (40, (1.0, 1.5)), (80, (1.0, 1.5)))),
-                    Protocol(0.2, 384, 0.546875, ((20, (1.5, 1.5)), (40, (1.0, 1.5)), (80, (1.0, 1.5)))),
+                    # 20 slices cover both ears and most tumours only if they are thick.
+                    ScanProtocol(0.8, 448, 0.46875, ((20, (1.5, 1.5)), (40, (1.0, 1.5)), (80, (1.0, 1.5)))),
+                    ScanProtocol(0.2, 384, 0.546875, ((20, (1.5, 1.5)), (40, (1.0, 1.5)), (80, (1.0, 1.5)))),
                 ),
             }
         ),
@@ -73,7 +74,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def draw_grid(rng: np.random.Generator, preset: Preset, contrast: str) -> Grid:
-    """Draw a scan's grid: its protocol, thickness, and where the technician laid the field of view."""
+    """Draw a scan's grid: its protocol, its thickness, and the position of its field of view."""
     protocols = preset.protocols[contrast]
     protocol = protocols[int(rng.choice(len(protocols), p=[p.share for p in protocols]))]
     count, thicknesses = protocol.slices[int(rng.integers(len(protocol.slices)))]
@@ -84,7 +85,7 @@ def draw_grid(rng: np.random.Generator, preset: Preset, contrast: str) -> Grid:
         x, y, z = (round(extent / step) for extent, step in zip(protocol.field_mm, spacing, strict=True))
         centre = (float(nudge[0]), 3.0 + float(nudge[1]), float(nudge[2]))
         return centred_grid((x, y, z), spacing, centre)
-    # A whole head lies further back and up than its ears; a thick stack is centred higher than a slab.
+    # A whole head extends further back and up than its ears, so a thick stack is centred higher than a thin one.
     up = max(0.0, (count * thickness - 60.0) * 0.25)
     centre = (float(nudge[0]), 10.0 + 2 * float(nudge[1]), up + float(nudge[2]))
     return centred_grid((protocol.in_plane, protocol.in_plane, count), spacing, centre)
@@ -101,16 +102,16 @@ def make_cohort(
     hardness: str = "standard",
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Make a cohort: `source` ceT1 with labels, `target` and `validation` hrT2, validation labels in a folder apart.
+    """Make a cohort: `source` ceT1 with labels, `target` and `validation` hrT2; validation labels get their own folder.
 
-    Every case has its own random streams, drawn from the seed and its id: a larger cohort begins with the smaller one,
-    and the same seed gives the same voxels. `phantom.json` records what was made; nothing that trains reads it.
+    Every case has its own random streams, from the seed and its id. So the same seed gives the same voxels, and a
+    larger cohort begins with the smaller one. `phantom.json` records what was made; training never reads it.
 
     Returns:
         The files written, in order.
 
     Raises:
-        ValueError: unknown preset or hardness, a negative seed, or a count outside the challenge's range of ids.
+        ValueError: an unknown preset or hardness, a negative seed, or more cases than the challenge has ids.
         OSError: a file cannot be written.
     """
     chosen = _named(PRESETS, preset, "preset")
@@ -164,11 +165,11 @@ def make_case(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], Grid, Head]:
     """Make one case: scan int16 `(D, H, W)`, labels uint8 `(D, H, W)`, grid and head.
 
-    Geometry, grid and intensities have separate streams: the same seed and id give the same head in either contrast
-    and any preset.
+    Geometry, grid and intensities have separate random streams. So the same seed and id give the same head in both
+    contrasts and all presets.
 
     Raises:
-        RuntimeError: a structure is missing from the labels. It means a fault in this package, not in the call.
+        RuntimeError: a structure is missing from the labels; this is an error in this package, not in the call.
     """
     geometry, acquisition, intensity = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, case_id]).spawn(3)
@@ -176,7 +177,6 @@ def make_case(
     head = make_head(geometry)
     grid = draw_grid(acquisition, preset, contrast)
     scan, labels = paint(head, contrast, grid, intensity, hardness)
-    # One label a voxel: structures cannot overlap. That each is there, and clear of the other, is checked here.
     for structure in contract.STRUCTURES:
         if not (labels == structure.label).any():
             raise RuntimeError(f"phantom {case_id} of seed {seed}: no voxel of {structure.title} in the field of view")

@@ -1,6 +1,6 @@
-"""From tissue to brightness: what ceT1 and hrT2 show of the same head, and how hard that is made.
+"""The brightness of each tissue on ceT1 and hrT2, and the levels of difficulty.
 
-Levels are relative: 1 is an enhancing vein on ceT1, and cerebrospinal fluid on hrT2.
+Brightness is relative: 1 is an enhancing vein on ceT1, and cerebrospinal fluid on hrT2.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pipeline.phantom.shapes import Field, random_field
+from pipeline.phantom.shapes import RandomField, random_field
 
 
 @dataclass(frozen=True)
 class Look:
-    """A tissue's mean level, and the standard deviations of its coarse and fine texture."""
+    """A tissue's mean brightness, and the standard deviations of its coarse and fine texture."""
 
     level: float
     coarse: float = 0.0
@@ -23,13 +23,19 @@ class Look:
 
 @dataclass(frozen=True)
 class Hardness:
-    """Everything that makes the phantoms easier or harder, by name.
+    """How hard the phantoms are. Textures, spreads, noise and shading are standard deviations.
 
-    `vs_hrt2` is the tumour's mean level on hrT2 and `vs_hrt2_spread` its relative texture (standard deviation);
-    `cystic` and `dark` are shares of the tumours; `labyrinth_cet1` is the inner ear's fluid on ceT1 (petrous bone lies
-    at 0.24); `petrous_texture` is the bone's texture (standard deviation); `vessels_cet1` the enhancement of veins;
-    `tissue_jitter` the relative spread of each tissue's level between scans; `noise` is Rician and `bias` the field's
-    relative standard deviation.
+    Attributes:
+        vs_hrt2: the tumour's mean brightness on hrT2.
+        vs_hrt2_spread: the tumour's texture on hrT2, relative to `vs_hrt2`.
+        cystic: fraction of tumours with cysts.
+        dark: fraction of tumours that are dark on hrT2.
+        labyrinth_cet1: brightness of the inner ear's fluid on ceT1; petrous bone has 0.24.
+        petrous_texture: texture of the petrous bone.
+        vessels_cet1: brightness of enhancing veins on ceT1.
+        tissue_jitter: relative spread of each tissue's brightness between scans.
+        noise: Rician noise.
+        bias: relative coil shading.
     """
 
     vs_hrt2: float = 0.525
@@ -62,12 +68,12 @@ HARDNESS: Mapping[str, Hardness] = MappingProxyType(
 CET1, HRT2 = "ceT1", "hrT2"
 CONTRASTS = (CET1, HRT2)
 
-# A dark tumour's level on hrT2, relative to the usual one: below the brain's.
+# A dark tumour's brightness on hrT2, relative to the usual one; it is darker than the brain.
 _DARK = 0.62
 
 
 def _looks(contrast: str, hardness: Hardness) -> dict[str, Look]:
-    """Return the mean look of every tissue; (ceT1, hrT2) side by side."""
+    """Return the mean look of every tissue in one contrast; the table has pairs (ceT1, hrT2)."""
     rough = hardness.petrous_texture
     vs = hardness.vs_hrt2
     pairs = {
@@ -104,16 +110,16 @@ def _looks(contrast: str, hardness: Hardness) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How one scan shows tissues: their looks, the fields behind both textures, and the scanner's gain in raw units."""
+    """How one scan shows the tissues: their looks, the fields of both textures, and the scanner's gain in raw units."""
 
     looks: dict[str, Look]
-    coarse: Field
-    fine: Field
+    coarse: RandomField
+    fine: RandomField
     gain: float
 
 
 def draw_appearance(rng: np.random.Generator, contrast: str, hardness: Hardness, *, dark_tumour: bool) -> Appearance:
-    """Draw one scan's appearance: each tissue's level moves a little by itself, as patients and coils differ.
+    """Draw one scan's appearance: each tissue's brightness varies a little, as it does between patients and coils.
 
     Raises:
         ValueError: `contrast` is neither "ceT1" nor "hrT2".
@@ -135,7 +141,7 @@ def draw_appearance(rng: np.random.Generator, contrast: str, hardness: Hardness,
 
 
 def is_cystic(character: float, hardness: Hardness) -> bool:
-    """Tell whether a tumour with this character (uniform in [0, 1)) has cysts."""
+    """Tell whether a tumour with this character, uniform in [0, 1), has cysts."""
     return character < hardness.cystic
 
 

@@ -1,4 +1,4 @@
-"""The scanner: a head and a contrast, painted on any grid, with partial volume, coil shading and Rician noise."""
+"""The scanner: samples a head on any grid, in either contrast, with partial volume, coil shading and Rician noise."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from pipeline.phantom.anatomy import Head, Layer
 from pipeline.phantom.contrast import Appearance, Hardness, draw_appearance, is_cystic, is_dark
 from pipeline.phantom.shapes import FloatArray, Plane, Pose, Vector, coverage, random_field
 
-# Slices are averaged over sub-slices at most this far apart, in mm.
+# A slice is the mean of sub-slices that are at most this far apart.
 _SUB_SLICE_MM = 0.55
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A scan's voxels: axial, axes along the scanner's x, y, z; `origin_mm` is the first voxel's centre."""
+    """A scan's grid: axial, with axes along the scanner's x, y, z; `origin_mm` is the first voxel's centre."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -30,10 +30,10 @@ class Grid:
 def centred_grid(
     size_xyz: tuple[int, int, int], spacing_mm: tuple[float, float, float], centre_mm: tuple[float, float, float]
 ) -> Grid:
-    """Lay a grid with its field of view's middle at `centre_mm`.
+    """Return the grid whose field of view has its centre at `centre_mm`.
 
     Raises:
-        ValueError: a size is not positive, or a spacing is not positive.
+        ValueError: a size or spacing is not positive.
     """
     if min(size_xyz) < 1 or min(spacing_mm) <= 0:
         raise ValueError(f"grid: expected positive sizes and spacings, got {size_xyz} voxels, {spacing_mm} mm")
@@ -53,7 +53,7 @@ class _PlacedLayer:
 
 
 def _place(layer: Layer, pose: Pose, grid: Grid, margin_mm: float) -> _PlacedLayer:
-    """Find the window of rows and columns, and the heights, that a layer's box takes in the scanner."""
+    """Return a layer with the rows, columns and heights of its bounding box in the scanner."""
     low, high = layer.shape.bounds()
     centre = pose.rotation @ ((low + high) / 2) + pose.shift_mm
     half = np.abs(pose.rotation) @ ((high - low) / 2) + margin_mm
@@ -77,16 +77,16 @@ def _place(layer: Layer, pose: Pose, grid: Grid, margin_mm: float) -> _PlacedLay
 def paint(
     head: Head, contrast: str, grid: Grid, rng: np.random.Generator, hardness: Hardness
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Scan a head: the same head gives the same labels on the same grid, whatever the contrast and `rng`.
+    """Scan a head. The labels depend only on head and grid, not on contrast or `rng`.
 
-    Each slice is the mean of sub-slices about 0.5 mm apart, so that thick slices blur what is thin. A voxel has a
-    structure's label where the structure fills at least half of it.
+    Each slice is the mean of sub-slices about 0.5 mm apart, so thick slices blur thin structures. A voxel gets a
+    structure's label if the structure fills at least half of it.
 
     Returns:
-        The scan, int16 `(D, H, W)`, raw scanner units from 0, and its labels, uint8 `(D, H, W)`.
+        The scan, int16 `(D, H, W)` in raw scanner units from 0, and its labels, uint8 `(D, H, W)`.
 
     Raises:
-        ValueError: unknown contrast.
+        ValueError: an unknown contrast.
     """
     character = head.tumour.character
     appearance = draw_appearance(rng, contrast, hardness, dark_tumour=is_dark(character, hardness))
@@ -116,7 +116,7 @@ def paint(
 def _paint_slice(
     placed: list[_PlacedLayer], appearance: Appearance, pose: Pose, grid: Grid, z_mm: float
 ) -> tuple[FloatArray, dict[int, FloatArray]]:
-    """Return one slice's signal, and by index in `STRUCTURES` the fraction of each voxel that the structure fills."""
+    """Return one slice's signal, and for each index in `STRUCTURES` the fraction of each voxel that it fills."""
     width, height, _ = grid.size_xyz
     thickness = grid.spacing_mm[2]
     count = int(np.ceil(thickness / _SUB_SLICE_MM))

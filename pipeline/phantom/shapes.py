@@ -1,6 +1,6 @@
-"""The language of the anatomy: shapes as signed distances and random fields, both continuous, sampled on any plane.
+"""Solids, as signed distances, and random fields: both are continuous, and can be sampled on any plane.
 
-Head coordinates are millimetres, x to the left, y to the back, z up (LPS, as SimpleITK's).
+Head coordinates are millimetres, x to the left, y to the back, z up (LPS, as in SimpleITK).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the head lies in the scanner: scanner point = `rotation` @ head point + `shift_mm`."""
+    """The head's place in the scanner: scanner point = `rotation` @ head point + `shift_mm`."""
 
     rotation: Vector
     shift_mm: Vector
@@ -41,7 +41,7 @@ class Plane:
     """
 
     def __init__(self, x_mm: Vector, y_mm: Vector, z_mm: float, pose: Pose) -> None:
-        """Lay the plane through the scanner's columns `x_mm` and rows `y_mm` at height `z_mm`."""
+        """Make the plane of the scanner's columns `x_mm` and rows `y_mm` at height `z_mm`."""
         self.x_mm, self.y_mm, self.z_mm, self.pose = x_mm, y_mm, z_mm, pose
         back = pose.rotation.T
         self.x, self.y, self.z = (
@@ -55,7 +55,7 @@ class Plane:
         )
 
     def window(self, rows: slice, columns: slice) -> "Plane":
-        """Return the part of the plane in a window; its points are views."""
+        """Return a window of the plane; its points are views."""
         part = object.__new__(Plane)
         part.x_mm, part.y_mm, part.z_mm, part.pose = self.x_mm[columns], self.y_mm[rows], self.z_mm, self.pose
         part.x, part.y, part.z = (points[rows, columns] for points in (self.x, self.y, self.z))
@@ -63,11 +63,11 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Field:
+class RandomField:
     """A smooth random field of mean 0 and variance 1 over head space: a sum of plane waves.
 
-    A wave is an outer product over a plane, so a field costs one small matrix product, and a wave's mean over a voxel
-    is the wave times three sines: partial volume is exact.
+    On a plane, a wave is an outer product, so a field costs one small matrix product. A wave's mean over a voxel is the
+    wave times three sinc factors, so partial volume is exact.
     """
 
     wave_vectors: Vector  # (waves, 3), rad/mm, head coordinates
@@ -91,12 +91,12 @@ def random_field(
     wavelengths_mm: tuple[float, float],
     waves: int = 32,
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> Field:
+) -> RandomField:
     """Draw a field with wavelengths spread over `wavelengths_mm`, made longer along head axes by `stretch`."""
     directions = rng.normal(size=(waves, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     wavelengths = np.exp(rng.uniform(np.log(wavelengths_mm[0]), np.log(wavelengths_mm[1]), size=waves))
-    return Field(
+    return RandomField(
         wave_vectors=directions * (2 * np.pi / wavelengths)[:, None] / np.asarray(stretch),
         phases=rng.uniform(0, 2 * np.pi, size=waves),
     )
@@ -105,7 +105,7 @@ def random_field(
 Bounds = tuple[Vector, Vector]
 
 
-class Shape(Protocol):
+class Solid(Protocol):
     """A solid: negative distance inside. Distances are millimetres and hold near the surface."""
 
     def distance(self, plane: Plane) -> FloatArray:
@@ -113,11 +113,11 @@ class Shape(Protocol):
         ...
 
     def bounds(self) -> Bounds:
-        """Return the lower and upper corner of a box round the solid, head coordinates."""
+        """Return the lower and upper corner of a box around the solid, in head coordinates."""
         ...
 
 
-# Points worked on at a time, so that what is between them and the distance stays in the processor's cache.
+# Points computed at a time, so that intermediate arrays stay in the processor's cache.
 _CACHED_POINTS = 2**15
 
 
@@ -154,7 +154,7 @@ class Ellipsoid:
         np.subtract(square, 1, out=distance)
         distance *= square
         distance /= slope
-        # Where q is near 0 the quotient is 0 / 0 in the limit; the centre is deep inside whatever it says.
+        # Near q = 0 the quotient tends to 0 / 0; the centre is deep inside anyway.
         np.minimum(distance, (square - 1) * np.float32(self.radii.min()), out=distance, where=square < 0.3)
 
     def bounds(self) -> Bounds:
@@ -163,20 +163,20 @@ class Ellipsoid:
         return self.centre - half, self.centre + half
 
 
-# Farther from a tube than this its distance only says "far", so segments out of reach are left out. Nothing grows a
-# tube by as much.
+# Distances from a tube are cut at this value, so that segments out of reach can be skipped. No tube is grown by as
+# much.
 _FAR_MM = 4.5
 
 
 @dataclass(frozen=True)
 class Tube:
-    """A round tube along a polyline; radius interpolated between its points."""
+    """A round tube along a polyline, its radius interpolated between the points."""
 
     points: Vector  # (n, 3)
     radii: Vector  # (n,)
 
     def distance(self, plane: Plane) -> FloatArray:
-        """Least distance to its segments, each a cone with round ends; no farther than `_FAR_MM`."""
+        """Least distance to its segments, each a cone with round ends; at most `_FAR_MM`."""
         nearest = np.full(plane.x.shape, _FAR_MM, dtype=np.float32)
         placed = self.points @ plane.pose.rotation.T + plane.pose.shift_mm
         reach = np.maximum(self.radii[:-1], self.radii[1:])[:, None] + _FAR_MM
@@ -204,33 +204,33 @@ class Tube:
         return nearest
 
     def bounds(self) -> Bounds:
-        """Box round the points, grown by the largest radius."""
+        """Box around the points, grown by the largest radius."""
         return self.points.min(axis=0) - self.radii.max(), self.points.max(axis=0) + self.radii.max()
 
 
 @dataclass(frozen=True)
 class Offset:
-    """A shape grown by `by_mm` (shrunk where negative)."""
+    """A solid grown by `by_mm`, or shrunk if that is negative."""
 
-    shape: Shape
+    shape: Solid
     by_mm: float
 
     def distance(self, plane: Plane) -> FloatArray:
-        """Distance less the growth."""
+        """Distance minus the growth."""
         return self.shape.distance(plane) - np.float32(self.by_mm)
 
     def bounds(self) -> Bounds:
-        """Box grown by as much."""
+        """Box grown by the same."""
         low, high = self.shape.bounds()
         return low - self.by_mm, high + self.by_mm
 
 
 @dataclass(frozen=True)
 class Rough:
-    """A shape whose surface a field moves in and out by `amplitude_mm` (standard deviation)."""
+    """A solid whose surface is moved in and out by a field, with standard deviation `amplitude_mm`."""
 
-    shape: Shape
-    field: Field
+    shape: Solid
+    field: RandomField
     amplitude_mm: float
 
     def distance(self, plane: Plane) -> FloatArray:
@@ -245,9 +245,9 @@ class Rough:
 
 @dataclass(frozen=True)
 class Union:
-    """Points in any of the shapes."""
+    """Points in any of the solids."""
 
-    shapes: tuple[Shape, ...]
+    shapes: tuple[Solid, ...]
 
     def distance(self, plane: Plane) -> FloatArray:
         """Least distance."""
@@ -257,70 +257,70 @@ class Union:
         return nearest
 
     def bounds(self) -> Bounds:
-        """Box round all boxes."""
+        """Box around all boxes."""
         lows, highs = zip(*(shape.bounds() for shape in self.shapes), strict=True)
         return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 @dataclass(frozen=True)
 class Both:
-    """Points of both shapes."""
+    """Points in both solids."""
 
-    shape: Shape
-    other: Shape
+    shape: Solid
+    other: Solid
 
     def distance(self, plane: Plane) -> FloatArray:
         """Greater distance."""
         return np.maximum(self.shape.distance(plane), self.other.distance(plane))
 
     def bounds(self) -> Bounds:
-        """Box that both boxes share."""
+        """Intersection of both boxes."""
         (low, high), (other_low, other_high) = self.shape.bounds(), self.other.bounds()
         return np.maximum(low, other_low), np.minimum(high, other_high)
 
 
 @dataclass(frozen=True)
 class Minus:
-    """Points of `shape` that are not in `other`."""
+    """Points in `shape` but not in `other`."""
 
-    shape: Shape
-    other: Shape
+    shape: Solid
+    other: Solid
 
     def distance(self, plane: Plane) -> FloatArray:
-        """The farther of inside one and outside the other."""
+        """Greater of the distance to one and the negated distance to the other."""
         return np.maximum(self.shape.distance(plane), -self.other.distance(plane))
 
     def bounds(self) -> Bounds:
-        """Box of what is left at most."""
+        """Box of the first solid."""
         return self.shape.bounds()
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Points of `shape` where a field is above `level`; with `folded`, where its absolute value is below `level`.
+    """Points in `shape` where a field is above `level`; with `folded`, where its absolute value is below `level`.
 
-    Below-a-level sets of a field are blobs (air cells, cysts); bands round its zero are folded sheets (sulci, folia).
+    The points above a level are blobs (air cells, cysts); the points around zero are folded sheets (sulci, folia).
     """
 
-    shape: Shape
-    field: Field
+    shape: Solid
+    field: RandomField
     level: float
     folded: bool = False
 
     def distance(self, plane: Plane) -> FloatArray:
-        """Distance to the level set, from the field's typical slope, within the shape."""
+        """Distance to the level set, estimated from the field's typical slope, within the solid."""
         slope = np.sqrt((self.field.wave_vectors**2).sum(axis=1).mean() / 3)
         value = self.field.sample(plane)
         excess = np.abs(value, out=value) - np.float32(self.level) if self.folded else np.float32(self.level) - value
         return np.maximum(self.shape.distance(plane), excess * np.float32(1 / slope))
 
     def bounds(self) -> Bounds:
-        """Box of the shape."""
+        """Box of the solid."""
         return self.shape.bounds()
 
 
-def volume_mm3(shape: Shape, step_mm: float) -> float:
-    """Measure a shape by sampling its box every `step_mm`, edges weighted."""
+def volume_mm3(shape: Solid, step_mm: float) -> float:
+    """Return a solid's volume, from samples every `step_mm` that count by their coverage."""
     low, high = shape.bounds()
     x_mm, y_mm, z_mm = (np.arange(a - step_mm / 2, b + step_mm, step_mm) for a, b in zip(low, high, strict=True))
     inside = sum(float(coverage(shape.distance(Plane(x_mm, y_mm, float(z), UPRIGHT)), step_mm).sum()) for z in z_mm)
@@ -328,15 +328,15 @@ def volume_mm3(shape: Shape, step_mm: float) -> float:
 
 
 def coverage(distance: FloatArray, width_mm: float) -> FloatArray:
-    """Turn distances into the fraction of a sample of `width_mm` that lies inside: linear across the surface."""
+    """Return the fraction of a sample of `width_mm` that lies inside, from distances `(H, W)`; linear at the edge."""
     share = np.float32(0.5) - distance * np.float32(1 / width_mm)
     return np.minimum(np.maximum(share, 0, out=share), 1, out=share)
 
 
 def scaled_to_volume(
-    make: Callable[[float], Shape], target_mm3: float, scale: float, step_mm: float, rounds: int
+    make: Callable[[float], Solid], target_mm3: float, scale: float, step_mm: float, rounds: int
 ) -> float:
-    """Find the scale (a length) at which `make(scale)` has about the target volume, by cube-root steps from `scale`."""
+    """Return the scale at which `make(scale)` has about the target volume, after `rounds` cube-root corrections."""
     for _ in range(rounds):
         scale *= float(np.cbrt(target_mm3 / max(volume_mm3(make(scale), step_mm), 1e-3)))
     return scale

@@ -1,1 +1,1 @@
-"""Memory, the GPU, and several processes that train one network."""
+"""Memory, devices, and training in several processes."""

@@ -1,13 +1,13 @@
-"""glibc's allocator, told to keep large blocks.
+"""Settings of glibc's allocator: keep large blocks.
 
-By default glibc hands blocks above 32 MB back to the kernel and page-faults them in again at the next layer, which
-takes half of the time of a 3-D network on the CPU.
+By default glibc returns freed blocks above 32 MB to the kernel, and the next layer page-faults new ones in. That takes
+half of the time of a 3-D network on the CPU.
 """
 
 import ctypes
 import sys
 
-# From malloc.h. A threshold above 2 GB does not fit mallopt's int, so mmap is switched off altogether instead.
+# From malloc.h. mmap is switched off, because a threshold above 2 GB does not fit mallopt's int.
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
@@ -15,10 +15,10 @@ _TOP_PAD_BYTES = 64 * 2**20
 
 
 def keep_large_blocks() -> bool:
-    """Let this process keep freed memory for its next large block; return whether the C library took the settings.
+    """Keep this process's freed memory for its next large block; return whether the C library took the settings.
 
-    The same as the environment's `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_TOP_PAD_`, which must
-    be set before a process starts. Only glibc has these settings: elsewhere nothing happens and False is returned.
+    The environment variables `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_TOP_PAD_` do the same, but
+    must be set before the process starts. Only glibc has these settings; with another library this returns False.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,8 +1,8 @@
-"""Several processes, the ranks, that train one network together: what they share, and how they agree.
+"""Data-parallel training: several processes, the ranks, train one network together.
 
-Every rank draws the same batches and takes its share of each; logits are gathered, so that every rank computes the loss
-of the whole batch, the pooled Dice loss included, and batch norm takes the whole batch's statistics. The ranks so do
-what one process does, in another order of summation. In one process everything here is the identity.
+Every rank draws the same batches and computes its shard of each. The logits are all-gathered, so every rank computes
+the loss of the whole batch, including the pooled Dice loss. Batch norm uses the whole batch's statistics. So the ranks
+compute what one process computes, but sum in another order. In a single process, everything here is the identity.
 """
 
 import os
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
 
-# Ranks wait for each other at every step, and the first one writes checkpoints and records meanwhile.
+# Ranks wait for each other at every step, also while the first one writes checkpoints and records.
 _TIMEOUT = timedelta(hours=1)
 
 
@@ -30,20 +30,20 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this is the process that writes files and speaks."""
+        """Tell whether this is the process that writes files and prints."""
         return self.rank == 0
 
     @property
     def shard(self) -> slice:
-        """Return which items are this rank's: every `size`-th, so of half and half every rank has half and half."""
+        """Return this rank's items of a batch: every `size`-th. So each rank gets as many of both domains."""
         return slice(self.rank, None, self.size)
 
     def all_gather(self, part: torch.Tensor, count: int) -> torch.Tensor:
-        """Gather the ranks' shares to the whole batch, shape `(count, ...)`; gradients flow back to this rank's."""
+        """Gather the ranks' shards to the whole batch, shape `(count, ...)`; gradients flow back to this shard."""
         return part if self.size == 1 else _AllGather.apply(part, self, count)
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up the ranks' arrays, which have one shape."""
+        """Return the sum of the ranks' arrays, all of one shape."""
         if self.size == 1:
             return values
         total = torch.tensor(values)
@@ -51,7 +51,7 @@ class Ranks:
         return total.numpy()
 
     def all_reduce_max(self, number: int) -> int:
-        """Return the ranks' largest number; none goes on before all have come here."""
+        """Return the ranks' largest number. Every rank waits here for all others."""
         if self.size == 1:
             return number
         largest = torch.tensor(number)
@@ -60,7 +60,7 @@ class Ranks:
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
-        """Let the first rank do what is in the block before the others do it."""
+        """Run the block on the first rank, and then on the others."""
         if not self.is_first:
             self.all_reduce_max(0)
         yield
@@ -73,10 +73,10 @@ ALONE = Ranks()
 
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the ranks that `torchrun` started, if it did; yield this one's place, and its own GPU of several.
+    """Join the process group if `torchrun` started this process; yield this rank, and its own GPU.
 
     Raises:
-        ValueError: more ranks on this machine than GPUs.
+        ValueError: this machine has fewer GPUs than ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE, device
@@ -87,20 +87,21 @@ def joined_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         if local >= gpus:
             raise ValueError(
                 f"torchrun: expected a GPU for each process, got {gpus} GPUs for process {local + 1}; "
-                f"take --nproc_per_node {gpus}"
+                f"use --nproc_per_node {gpus}"
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     yield Ranks(distributed.get_rank(), distributed.get_world_size()), device
-    distributed.destroy_process_group()  # not after an error, where the others may be gone
+    distributed.destroy_process_group()  # not after an error: the other ranks may be gone
 
 
 class _AllGather(torch.autograd.Function):
-    """Gathering. As every rank computes the same loss of the whole, its own share of the gradient is at hand.
+    """The ranks' shards, gathered.
 
-    Times the number of ranks, because DistributedDataParallel then takes their mean.
+    Every rank computes the same loss of the whole batch, so it already has its shard of the gradient. That is
+    multiplied by the number of ranks, because DistributedDataParallel averages over them.
     """
 
     @staticmethod
@@ -108,7 +109,7 @@ class _AllGather(torch.autograd.Function):
         ctx.ranks = ranks
         whole = part.new_zeros((count, *part.shape[1:]))
         whole[ranks.shard] = part
-        distributed.all_reduce(whole)  # of zeros and one rank's values: exact, and shares may differ in length
+        distributed.all_reduce(whole)  # each row: one rank's values plus zeros, which is exact
         return whole
 
     @staticmethod
@@ -133,10 +134,10 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 class PooledBatchNorm3d(nn.BatchNorm3d):
-    """Batch norm with the statistics of all ranks' patches: `nn.SyncBatchNorm`, which knows GPUs alone, for CPUs."""
+    """Batch norm with the statistics of all ranks' patches, for CPUs; `nn.SyncBatchNorm` works only on GPUs."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise `(N, C, D, H, W)`; a rank without a patch (N is 0) takes part."""
+        """Normalise `(N, C, D, H, W)`; a rank without patches, N = 0, must call this too."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         wide, axes = x.double(), (0, 2, 3, 4)
@@ -158,7 +159,7 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
 
 
 def pool_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Give a module's batch norms, in place, the statistics of all ranks; names, weights and buffers stay theirs."""
+    """Make a module's batch norms, in place, use the statistics of all ranks; names, weights and buffers stay."""
     for name, child in module.named_children():
         if not isinstance(child, nn.BatchNorm3d):
             pool_batch_norm(child, device)

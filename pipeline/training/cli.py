@@ -77,7 +77,7 @@ def train(runs: Path, **options: Any) -> None:
 
     Exit code: 0 when everything is trained, 1 when something is wrong, 130 or 143 when interrupted.
     """
-    with _reported_errors(runs), interruptible():
+    with reported_errors(runs), interruptible():
         from pipeline.training.session import TrainOptions, train_structures
 
         for summary in train_structures(TrainOptions(runs=runs, **options), _messages):
@@ -85,7 +85,7 @@ def train(runs: Path, **options: Any) -> None:
 
 
 @contextmanager
-def _reported_errors(runs: Path) -> Iterator[None]:
+def reported_errors(runs: Path) -> Iterator[None]:
     """Turn what may go wrong in a run into a message and an exit code."""
     from challenge.nifti import CaseError
     from pipeline.data.dataset import DataError
@@ -132,7 +132,7 @@ def export(run: Path, out: Path, scores_file: Path | None, **options: Any) -> No
 
     RUN is the folder that `train --runs` was given, or one structure's folder in it.
     """
-    with _reported_errors(run):
+    with reported_errors(run):
         from pipeline.training.export import ExportOptions, export_run, read_scores, structure_runs
 
         scores = read_scores(scores_file) if scores_file is not None else {}

@@ -20,33 +20,21 @@ from pipeline.training.display import ProgressDisplay
 from pipeline.training.execution import COMPILER, Execution, pick_precision
 from pipeline.training.listeners import Listener
 from pipeline.training.named_recipes import chosen_recipes
-from pipeline.training.options import ALL
+from pipeline.training.options import ALL, RunOptions
 from pipeline.training.phases import PHASES
 from pipeline.training.run import check_run, train_run
 from pipeline.training.settings import RunPlan
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """The options of `train`, under the names of the command's parameters; `all` is every structure or phase."""
+class TrainOptions(RunOptions):
+    """The options of `train`, under the names of the command's parameters."""
 
-    data: Path
-    runs: Path
-    structure: str
-    phase: str
-    epochs: int | None
-    recipe: str
-    config: Path | None
-    split_file: Path | None
-    validation_cases: int | None
-    device: str
-    cache: Path | None
     precision: str
     channels_last: bool
     compiled: bool
     workers: int
     tensorboard: bool
-    seed: int
 
 
 def train_structures(options: TrainOptions, console: Console) -> Iterator[Path]:
@@ -81,7 +69,7 @@ def train_structures(options: TrainOptions, console: Console) -> Iterator[Path]:
                 yield summary
 
 
-def plan_runs(options: TrainOptions) -> list[RunPlan]:
+def plan_runs(options: RunOptions) -> list[RunPlan]:
     """Return the run of each structure that the options ask for: phases, recipes, data.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The trials of a search on stderr: a live table on a terminal, a line for whatever happens to a trial elsewhere."""
+"""Shows a search on stderr: a live table on a terminal, elsewhere a line for every change of a trial."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,18 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from challenge.quantities import format_duration
-from pipeline.config import Parameter
 from pipeline.data.sampling import TrainingVolume
+from pipeline.training.listeners import Listener
 from pipeline.training.state import PhaseState
-from pipeline.tuning.search import COMPLETE, RUNNING, WAITING, TrialRow, remark_on
-from pipeline.tuning.study import SearchDisplay
+from pipeline.tuning.spaces import Parameter
+from pipeline.tuning.trials import COMPLETE, RUNNING, WAITING, TrialRow, remark_on
 
 _STYLES = {COMPLETE: "green", RUNNING: "bold"}
-_LINES_ROUND_THE_TABLE = 8
+_OTHER_LINES = 8
 
 
 def trials_table(rows: Sequence[TrialRow], space: Sequence[Parameter], *, most: int | None = None) -> Table:
-    """Put trials into a table, the best and the paper's point marked; with `most`, the last so many of them."""
+    """Make a table of trials that marks the best and the paper's point; `most` limits it to the last ones."""
     table = Table("trial", "state", *(parameter.name for parameter in space), "epoch", "score", "time", "")
     for row in rows[-most:] if most else rows:
         table.add_row(
@@ -32,7 +32,7 @@ def trials_table(rows: Sequence[TrialRow], space: Sequence[Parameter], *, most: 
             "" if row.epoch is None else str(row.epoch),
             "" if row.score is None else f"{row.score:.4f}",
             "" if row.seconds is None else format_duration(row.seconds),
-            Text(remark_on(row, rows, space)),  # not markup: a failure's message may hold brackets
+            Text(remark_on(row, rows, space)),  # not markup: the message of a failure may contain brackets
             style=_STYLES.get(row.state, ""),
         )
     return table
@@ -43,18 +43,28 @@ def _value(row: TrialRow, parameter: Parameter) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+class SearchDisplay(Listener):
+    """Shows a search; this base class shows nothing."""
+
+    def show(self, rows: Sequence[TrialRow]) -> None:
+        """Show all trials, after any of them has changed."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+
+
 class TrialsDisplay(SearchDisplay):
-    """Shows trials as they come; a context, so that the table is taken down whatever happens."""
+    """Shows trials on a console; a context manager, so that the table is closed in any case."""
 
     def __init__(self, console: Console, space: Sequence[Parameter]) -> None:
-        """Show on a console: a live table where it is a terminal, lines elsewhere."""
+        """Show on a console: a live table if it is a terminal, lines otherwise."""
         self._console, self._space = console, space
         self._rows: list[TrialRow] = []
-        self._foot = ""
+        self._footer = ""
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> "TrialsDisplay":
-        """Begin the table."""
+        """Start the live table."""
         if self._live is not None:
             self._live.start()
         return self
@@ -62,14 +72,14 @@ class TrialsDisplay(SearchDisplay):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the table as it stands."""
-        self._foot = ""
+        """Draw the table for the last time and end its updates."""
+        self._footer = ""
         self._draw()
         if self._live is not None:
             self._live.stop()
 
     def show(self, rows: Sequence[TrialRow]) -> None:
-        """Show all trials; without a terminal, those to which something has happened since."""
+        """Show all trials; without a terminal, only those that have changed."""
         if self._live is None:
             before = {row.number: (row.state, row.epoch) for row in self._rows}
             for row in rows:
@@ -83,30 +93,30 @@ class TrialsDisplay(SearchDisplay):
         self._console.print(line, markup=False)
 
     def started(self, state: PhaseState) -> None:
-        """Show how long the trial under way is."""
-        self._under_way(state)
+        """Show the length of the running trial."""
+        self._show_progress(state)
 
     def stepped(self, state: PhaseState) -> None:
-        """Show the trial's epoch and loss."""
-        self._under_way(state)
+        """Show the epoch and loss of the running trial."""
+        self._show_progress(state)
 
     def validated(self, state: PhaseState, volume: TrainingVolume, prediction: NDArray[np.bool_]) -> None:
-        """Show which validation case is done; its prediction is bool `(D, H, W)`."""
-        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, validated {volume.case}"
+        """Show which validation case was just predicted; the prediction, bool `(D, H, W)`, is not shown."""
+        self._footer = f"epoch {state.epoch + 1}/{state.epochs}, validated {volume.case}"
         self._draw()
 
-    def _under_way(self, state: PhaseState) -> None:
+    def _show_progress(self, state: PhaseState) -> None:
         loss = f", loss {state.means()['loss']:.3f}" if state.batches_done else ""
         batch = f"batch {state.batches_done}/{state.batches_per_epoch}"
-        self._foot = f"epoch {state.epoch + 1}/{state.epochs}, {batch}{loss}"
+        self._footer = f"epoch {state.epoch + 1}/{state.epochs}, {batch}{loss}"
         self._draw()
 
     def _draw(self) -> None:
         if self._live is None:
             return
-        most = max(self._console.height - _LINES_ROUND_THE_TABLE, 4)
+        most = max(self._console.height - _OTHER_LINES, 4)
         table = trials_table(self._rows, self._space, most=most)
-        self._live.update(Group(table, Text(self._foot)), refresh=True)
+        self._live.update(Group(table, Text(self._footer)), refresh=True)
 
     def _line(self, row: TrialRow, rows: Sequence[TrialRow]) -> str:
         parts = [f"{parameter.name} {_value(row, parameter)}" for parameter in self._space]

@@ -1,11 +1,14 @@
-"""What a search leaves behind: the best trial's settings, all trials as CSV, plots as pictures and as one page.
+"""What a search writes: the best trial's settings, all trials as CSV, the plots as pictures, and a page.
 
-Files are whole or absent, and renewed whenever a process stops searching. The paper's point is marked on every plot
-that has a place for it. The page opens from disk and fetches nothing.
+Every file is whole or absent, and is written again whenever a process stops searching. The page opens from disk and
+loads nothing from elsewhere.
 """
 
+import csv
 import fcntl
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -13,62 +16,43 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import optuna
 from markupsafe import Markup
 
-from challenge.contract import STRUCTURES
+from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
 from challenge.quantities import format_duration
-from pipeline.config import Parameter
-from pipeline.data.dataset import SPLIT_PARTS
-from pipeline.tuning.search import (
-    BEST_FILE,
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RETRIED,
-    TRIALS_FILE,
-    TrialRow,
-    best_row,
-    paper_row,
-    remark_on,
-    score_name,
-    space_of,
-    write_best,
-    write_trials,
-)
-from pipeline.tuning.study import Plot
+from pipeline.config import SPLIT_PARTS
+from pipeline.training.named_recipes import RECIPES
+from pipeline.training.phases import PHASES
+from pipeline.tuning.options import CRITERIA
+from pipeline.tuning.plots import Plot, plots_of
+from pipeline.tuning.spaces import Parameter, space_of
+from pipeline.tuning.study import rows_of, settings_of
+from pipeline.tuning.trials import COMPLETE, FAILED, PRUNED, RETRIED, TrialRow, best_row, paper_row, remark_on
 
-PAGE_FILE = "report.html"
-_MARK = {"label": "the paper's point", "colour": "#D55E00"}
-_PIXELS_HIGH = 460
+BEST_FILE, TRIALS_FILE, PAGE_FILE = "best.toml", "trials.csv", "report.html"
 _DOTS_PER_INCH = 110
 
 
-def write_study(
-    folder: Path, name: str, settings: Mapping[str, Any], rows: Sequence[TrialRow], plots: Mapping[str, Plot]
-) -> list[Path]:
-    """Write everything about a study; return the files, the best trial's settings first where there are any.
+def write_study(folder: Path, study: optuna.Study) -> list[Path]:
+    """Write everything about a study to its folder; return the files, the best trial's settings first if there are any.
 
-    Args:
-        folder: of the study; several processes may write to it.
-        name: the study's.
-        settings: that it was made with.
-        rows: its trials.
-        plots: by name; the paper's point is drawn into them.
+    Several processes may write at once.
 
     Raises:
+        StudyError: the storage cannot be reached.
         OSError: a file cannot be written.
     """
-    space, best = space_of(settings), best_row(rows)
-    for plot_name, plot in plots.items():
-        _mark_paper(plot_name, plot, space, paper_row(rows, space))
+    name, settings, rows, plots = study.study_name, settings_of(study), rows_of(study), plots_of(study)
+    best = best_row(rows)
     written = []
     with (folder / ".report.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if best is not None:
             write_best(folder / BEST_FILE, best, settings, study=name)
             written.append(folder / BEST_FILE)
-        write_trials(folder / TRIALS_FILE, rows, space)
+        write_trials(folder / TRIALS_FILE, rows, space_of(settings))
         with written_whole(folder / PAGE_FILE) as partial:
             partial.write_text(_page(name, settings, rows, plots), encoding="utf-8")
         written += [folder / TRIALS_FILE, folder / PAGE_FILE]
@@ -79,48 +63,48 @@ def write_study(
     return written
 
 
-def _mark_paper(name: str, plot: Plot, space: Sequence[Parameter], row: TrialRow | None) -> None:
-    """Draw the paper's point into both forms of a plot; importances have no place for it."""
-    values = {parameter.name: parameter.paper for parameter in space}
-    label = f"{_MARK['label']}{'' if row is None or row.state == COMPLETE else f', {row.state}'}"
-    points: list[tuple[float, float]] = []
-    if name == "contour":
-        points = [(values[plot.axes[0]], values[plot.axes[1]])]
-    elif row is not None and row.score is not None:
-        if name == "slice":
-            points = [(values[axis], row.score) for axis in plot.axes]
-        elif name == "optimization_history":
-            points = [(row.number, row.score)]
-    panels = plot.picture.axes
-    for column, (x, y) in enumerate(points):
-        place = {"row": 1, "col": column + 1} if len(points) > 1 else {}
-        plot.page.add_scatter(
-            x=[x],
-            y=[y],
-            mode="markers",
-            name=label,
-            showlegend=column == 0,
-            marker={"symbol": "star", "size": 16, "color": _MARK["colour"], "line": {"width": 1, "color": "white"}},
-            **place,
-        )
-        panels[column].plot(x, y, "*", markersize=16, color=_MARK["colour"], markeredgecolor="white", label=label)
-    if points:
-        # Above the panel: inside it hides trials, and plotly's own place is the colour bar's.
-        plot.page.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
-        handles, labels = panels[0].get_legend_handles_labels()
-        shown = {text: handle for handle, text in zip(handles, labels, strict=True) if "Infeasible" not in text}
-        panels[0].legend(
-            shown.values(), shown.keys(), loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, ncols=3, fontsize=9
-        )
-    plot.page.update_layout(height=_PIXELS_HIGH, title=None, margin={"t": 60, "r": 20})
-    for panel in panels:
-        panel.set_title("")
-    plot.picture.suptitle("")
+def write_best(path: Path, row: TrialRow, settings: Mapping[str, Any], *, study: str) -> None:
+    """Write a trial's settings for `train --config`: the tuned values, and what the trials' recipe changed.
+
+    The keys are dotted, so that the files of two phases or structures can be joined into one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    structure, phase = settings["structure"], settings["phase"]
+    named = json.loads(json.dumps(asdict(RECIPES[settings["recipe_name"]][_structure(structure)][PHASES[phase]])))
+    changed = {name: value for name, value in settings["recipe"].items() if value != named[name]}
+    tables = {p.name: structure if p.of_all_phases else f"{structure}.{phase}" for p in space_of(settings)}
+    lines = [
+        f"# Trial {row.number} of the study {study}: {settings['criterion']} {row.score:.4f}",
+        f"# crossmoda-grl train --recipe {settings['recipe_name']} --config {path.name} ...",
+        *(f"{tables[name]}.{name} = {value!r}" for name, value in row.values.items()),
+    ]
+    if changed:
+        lines.append("# What the trials changed in this recipe. Remove these lines to train by the recipe as it is.")
+        lines += [f"{structure}.{phase}.{name} = {json.dumps(value)}" for name, value in changed.items()]
+    with written_whole(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_trials(path: Path, rows: Sequence[TrialRow], space: Sequence[Parameter]) -> None:
+    """Write one row of CSV for each trial.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    names = [parameter.name for parameter in space]
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["trial", "state", *names, "epoch", "score", "seconds", "note"])
+        for row in rows:
+            values = [row.values.get(name, "") for name in names]
+            seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+            writer.writerow([row.number, row.state, *values, row.epoch, row.score, seconds, row.note])
 
 
 def _page(name: str, settings: Mapping[str, Any], rows: Sequence[TrialRow], plots: Mapping[str, Plot]) -> str:
-    space, best = space_of(settings), best_row(rows)
-    paper = paper_row(rows, space)
+    space = space_of(settings)
     shown = {
         plot_name: Markup(
             plot.page.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
@@ -132,16 +116,16 @@ def _page(name: str, settings: Mapping[str, Any], rows: Sequence[TrialRow], plot
         source
     )
     return template.render(
-        title=f"{_title(settings['structure'])}, {settings['phase']}: search of {name}",
+        title=f"{_structure(settings['structure']).title}, {settings['phase']}: search of {name}",
         version=version("crossmoda-grl"),
-        score=score_name(settings),
+        score=CRITERIA[settings["criterion"]].score_name,
         facts=_facts(settings, rows),
         space=space,
-        best=best,
-        paper=paper,
+        best=best_row(rows),
+        paper=paper_row(rows, space),
         rows=rows,
         remark=remark_on,
-        text=_text,
+        text=lambda value: "" if value is None else f"{value:.4g}",
         seconds=lambda row: "" if row.seconds is None else format_duration(row.seconds),
         plots=shown,
     )
@@ -154,7 +138,7 @@ def _facts(settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> dict[str, s
     return {
         "trials": ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none has ended",
         "time of all trials": format_duration(float(np.sum(trained))),
-        "criterion": f"{settings['criterion']} ({score_name(settings)})",
+        "criterion": f"{settings['criterion']} ({CRITERIA[settings['criterion']].score_name})",
         "pruner": settings["pruner"],
         "recipe": f"{settings['recipe_name']}: " + ", ".join(f"{k} {v}" for k, v in settings["recipe"].items()),
         "cases": "; ".join(f"{part.replace('_', ' ')} {len(cases)}" for part, cases in parts.items()),
@@ -162,9 +146,5 @@ def _facts(settings: Mapping[str, Any], rows: Sequence[TrialRow]) -> dict[str, s
     }
 
 
-def _title(key: str) -> str:
-    return next(structure.title for structure in STRUCTURES if structure.key == key)
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _structure(key: str) -> Structure:
+    return next(structure for structure in STRUCTURES if structure.key == key)

@@ -88,7 +88,7 @@ def test_missing_file_folder_and_dangling_link_are_told_apart(tmp_path):
     for name, message in (
         ("none", "expected a file in .*, got none"),
         ("folder", "expected a file, got a folder"),
-        ("link", "expected a file, got a link to .*nowhere.nii.gz, which does not exist; mend the link"),
+        ("link", "expected a file, got a link to .*nowhere.nii.gz, which does not exist; fix the link"),
     ):
         with pytest.raises(CaseError, match=message):
             read_image(tmp_path / f"{name}.nii.gz")

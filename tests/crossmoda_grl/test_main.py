@@ -48,6 +48,22 @@ def test_missing_package_is_named_with_what_to_install(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("shadow", ["evaluation.py", "pipeline.py", "challenge/__init__.py"])
+def test_a_users_module_that_shadows_a_package_is_named(tmp_path, shadow):
+    file = tmp_path / shadow
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("raise SystemExit('imported the wrong module')\n")
+    command = [sys.executable, "-m", "crossmoda_grl", "evaluate", "score", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    package = shadow.split("/")[0].removesuffix(".py")
+    assert f"Error: {file}: expected Python to import {package} from " in done.stderr
+    assert "which shadows it; rename or move the file" in done.stderr
+    assert "install" not in done.stderr
+    file.unlink()
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).returncode == 0
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_freed_blocks_stay_with_the_process():
     """By default glibc gives 64 MB back at once; told to keep large blocks it hands the same memory out again."""

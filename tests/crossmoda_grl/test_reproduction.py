@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from challenge.contract import STRUCTURES
 from crossmoda_grl import reproduction
 from crossmoda_grl.__main__ import main
-from evaluation.scoring import from_json
+from evaluation.score_files import scores_from_json
 
 TINY = """
 window = 48
@@ -89,7 +89,7 @@ def test_from_data_to_the_paper_s_table(data: Path, made: tuple[Path, Result]) -
     assert sorted(path.name for path in out.iterdir()) == [
         "labels", "report.html", "report.md", "runs", "scores.csv", "scores.json", "weights",
     ]  # fmt: skip
-    [cohort] = from_json((out / "scores.json").read_text())
+    [cohort] = scores_from_json((out / "scores.json").read_text())
     assert [case.case for case in cohort.results] == ["crossmoda_211"]
 
 

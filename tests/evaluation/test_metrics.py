@@ -1,13 +1,10 @@
 """Metrics against answers worked by hand, the challenge's golden values, MedPy and a plain full-volume reference."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from medpy.metric import binary as medpy
 from scipy import ndimage
 
-from evaluation import metrics
 from evaluation.metrics import (
     assd_mm,
     count_overlap,
@@ -17,14 +14,9 @@ from evaluation.metrics import (
     surface_voxels,
     volume_mm3,
 )
+from tests.evaluation.masks import box, pairs
 
 GOLDEN_SPACING = (0.5, 0.5, 1.5)
-
-
-def box(shape: tuple[int, ...], *sides: slice) -> np.ndarray:
-    mask = np.zeros(shape, dtype=bool)
-    mask[sides] = True
-    return mask
 
 
 def directed_means(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
@@ -37,46 +29,6 @@ def directed_means(reference: np.ndarray, prediction: np.ndarray, spacing: tuple
         return ndimage.distance_transform_edt(~border(there), sampling=spacing)[border(here)].mean()
 
     return mean(reference, prediction), mean(prediction, reference)
-
-
-def mask_pairs() -> dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]:
-    rng = np.random.default_rng(20211)
-    shape = (12, 20, 17)
-    solid = box(shape, slice(3, 9), slice(4, 14), slice(4, 12))
-    hollow = solid & ~box(shape, slice(5, 7), slice(7, 11), slice(6, 10))
-    wide = (30, 90, 80)
-    tumour = box(wide, slice(12, 18), slice(30, 42), slice(30, 41))
-    stray = tumour | box(wide, slice(0, 2), slice(85, 88), slice(76, 80))
-    return {
-        "random": (rng.random(shape) < 0.3, rng.random(shape) < 0.3, (1.0, 1.0, 1.0)),
-        "random dense": (rng.random(shape) < 0.9, rng.random(shape) < 0.8, (1.5, 0.41, 0.41)),
-        "random sparse": (rng.random(shape) < 0.004, rng.random(shape) < 0.004, (3.0, 0.7, 0.2)),
-        "touching the edge": (
-            box(shape, slice(0, 5), slice(0, 20), slice(9, 17)),
-            box(shape, slice(7, 12), slice(15, 20), slice(0, 17)),
-            (1.5, 0.5, 0.5),
-        ),
-        "whole volume": (np.ones(shape, dtype=bool), solid, (1.5, 0.5, 0.5)),
-        "one voxel each": (
-            box(shape, slice(0, 1), slice(0, 1), slice(0, 1)),
-            box(shape, slice(11, 12), slice(19, 20), slice(16, 17)),
-            (1.5, 0.469, 0.469),
-        ),
-        "one voxel and a body": (box(shape, slice(6, 7), slice(8, 9), slice(8, 9)), solid, (1.0, 0.469, 0.469)),
-        "hollow": (hollow, solid, (1.0, 1.0, 1.0)),
-        "hollow inside": (hollow, box(shape, slice(5, 7), slice(7, 11), slice(6, 10)), (1.5, 0.6, 0.4)),
-        "far apart": (tumour, box(wide, slice(27, 30), slice(80, 90), slice(0, 4)), (1.5, 0.41, 0.41)),
-        "far false positive": (tumour, stray, (1.5, 0.41, 0.41)),
-        "stray in both": (tumour | box(wide, slice(28, 29), slice(2, 3), slice(3, 4)), stray, (1.5, 0.41, 0.41)),
-        "noise everywhere": (tumour, tumour | (rng.random(wide) < 0.05), (1.5, 0.41, 0.41)),
-        "very anisotropic": (rng.random(shape) < 0.1, rng.random(shape) < 0.1, (0.01, 7.0, 0.5)),
-        "one slice": (rng.random((1, 30, 30)) < 0.2, rng.random((1, 30, 30)) < 0.2, (5.0, 0.5, 0.5)),
-        "equal": (hollow, hollow, (1.5, 0.5, 0.5)),
-    }
-
-
-PAIRS = mask_pairs()
-pairs = pytest.mark.parametrize(("reference", "prediction", "spacing"), PAIRS.values(), ids=PAIRS.keys())
 
 
 class TestGoldenValues:
@@ -161,18 +113,6 @@ class TestAgainstPeers:
         distances = surface_distances(reference, prediction, spacing)
         assert hd95_mm(distances) == pytest.approx(medpy.hd95(prediction, reference, voxelspacing=spacing), abs=1e-9)
 
-    def test_every_search_finds_the_same(
-        self, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]
-    ) -> None:
-        step = np.array(spacing)
-        here, there = surface_voxels(reference), surface_voxels(prediction)
-        for queries, targets in ((here, there), (there, here)):
-            plain = np.array([np.sqrt((((targets - q) * step) ** 2).sum(axis=1).min()) for q in queries[::7]])
-            reachable = metrics._reachable(queries, targets, step)
-            for search in metrics._SEARCHES:
-                found = search.nearest_mm(queries, reachable, step)
-                np.testing.assert_allclose(found[::7], plain, rtol=0, atol=1e-11)
-
     def test_symmetric(self, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> None:
         one, other = (
             surface_distances(reference, prediction, spacing),
@@ -188,38 +128,6 @@ class TestAgainstPeers:
         assert assd_mm(turned) == pytest.approx(
             assd_mm(surface_distances(reference, prediction, spacing)), rel=1e-12, abs=1e-12
         )
-
-
-class TestChoice:
-    """The cost rule takes the way meant for each kind of masks, on the grid of a real scan."""
-
-    shape = (120, 512, 512)
-    spacing = np.array((1.5, 0.41, 0.41))
-
-    def chosen(self, queries: np.ndarray, targets: np.ndarray) -> Callable:
-        reachable = metrics._reachable(queries, targets, self.spacing)
-        return min(metrics._SEARCHES, key=lambda way: way.cost_ns(queries, reachable)).nearest_mm
-
-    def cube(self, *corner: int, side: int = 30) -> np.ndarray:
-        return surface_voxels(np.ones((side // 3, side, side), dtype=bool)) + corner
-
-    def test_near_masks_are_transformed(self) -> None:
-        assert self.chosen(self.cube(50, 200, 200), self.cube(51, 203, 199)) is metrics._nearest_by_transform
-
-    def test_noise_is_searched_by_rows(self) -> None:
-        rng = np.random.default_rng(0)
-        noise = np.argwhere(rng.random((40, 512, 512)) < 0.02)
-        assert self.chosen(noise, self.cube(15, 200, 200)) is metrics._nearest_by_rows
-
-    def test_few_voxels_far_apart_are_searched_by_tree(self) -> None:
-        corners = np.array([[0, 0, 0], [119, 511, 511]])
-        assert self.chosen(corners, corners) is metrics._nearest_by_tree
-
-    def test_far_targets_that_no_query_can_reach_are_dropped(self) -> None:
-        near, far = self.cube(51, 203, 199), self.cube(0, 480, 10, side=9)
-        both = np.concatenate((far, near))
-        kept = metrics._reachable(self.cube(50, 200, 200), both, self.spacing)
-        assert kept.tolist() == near.tolist()
 
 
 class TestRefusals:

@@ -11,18 +11,18 @@ from scipy import stats
 
 from crossmoda_grl.__main__ import main
 from evaluation.ranking import (
-    METRICS,
+    RANKED_METRICS,
     SUBSETS,
     ScoreTable,
     holm,
     kendall_taus,
     pairwise_p_values,
     rank_teams,
+    ranking_to_json,
     signed_rank_p_value,
     table_of,
-    to_json,
 )
-from evaluation.scoring import read_csv
+from evaluation.score_files import read_csv
 
 HEADER = "Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team"
 
@@ -49,7 +49,7 @@ def written(folder: Path, text: str, name: str = "scores.csv") -> Path:
 
 def random_table(rng: np.random.Generator, teams: int, cases: int) -> ScoreTable:
     """Coarsely rounded scores, so that ties are many."""
-    values = np.round(rng.random((cases, teams, len(METRICS))), 1)
+    values = np.round(rng.random((cases, teams, len(RANKED_METRICS))), 1)
     names = [f"team {chr(97 + index)}" for index in range(teams)]
     return ScoreTable(tuple(names), tuple(f"case_{index}" for index in range(cases)), values)
 
@@ -66,7 +66,7 @@ def slow_ranking(table: ScoreTable, drawn: list[int] | None = None, kinds: tuple
     per_case: dict[str, list[float]] = {team: [] for team in table.teams}
     for case in range(len(table.cases)) if drawn is None else drawn:
         ranks: dict[str, list[int]] = {team: [] for team in table.teams}
-        for metric, which in enumerate(METRICS):
+        for metric, which in enumerate(RANKED_METRICS):
             if which.kind not in kinds or np.isnan(table.values[case, 0, metric]):
                 continue
             found = {team: table.values[case, index, metric] for index, team in enumerate(table.teams)}
@@ -287,13 +287,13 @@ class TestCommand:
         text = f"{HEADER}\nx_1,0.5,1,0.5,1,only\n"
         result = CliRunner().invoke(main, ["evaluate", "rank", str(written(tmp_path, text))])
         assert result.exit_code == 0, result.output
-        assert "1 cases, 1 teams" in result.stdout
+        assert "1 case, 1 team" in result.stdout
 
     def test_equal_teams_have_no_tau_and_valid_json(self, tmp_path: Path) -> None:
         text = f"{HEADER}\nx_1,0.5,1,0.5,1,a\nx_1,0.5,1,0.5,1,b\n"
         ranking = rank_teams(table_of(read_csv(written(tmp_path, text))), np.random.default_rng(0), samples=3)
         assert ranking.ranks.tolist() == [1, 1]
-        assert json.loads(to_json(ranking))["bootstrap"]["Dice"]["kendall_tau"]["mean"] is None
+        assert json.loads(ranking_to_json(ranking))["bootstrap"]["Dice"]["kendall_tau"]["mean"] is None
         result = CliRunner().invoke(main, ["evaluate", "rank", str(tmp_path / "scores.csv")])
         assert result.exit_code == 0, result.output
 

@@ -177,7 +177,7 @@ def test_a_split_file_s_mistakes(tmp_path: Path) -> None:
     scan = SOURCE + "/crossmoda_1_ceT1.nii.gz"
     label = SOURCE + "/crossmoda_1_Label.nii.gz"
     [overlap, _, _] = refused(**{**fine, "source_validation": ["crossmoda_1"]})
-    assert overlap == f"case crossmoda_1: expected it in one place, got it in {both}; take it out of the others"
+    assert overlap == f"case crossmoda_1: expected it in one place, got it in {both}; keep it in one"
     # The same file under another case's name is seen too.
     renamed = {"case": "another", "scan": scan, "labels": label}
     assert refused(**{**fine, "source_validation": [renamed]})[0].startswith(f"file {tmp_path}/{scan}: expected it in")

@@ -1,7 +1,24 @@
 import numpy as np
 import pytest
 
-from pipeline.data.patches import Box, combine, crop_back, divide, pad_to, window_starts, window_weights, windows
+from pipeline.data.patches import (
+    Box,
+    WeightedMean,
+    box_around,
+    crop_back,
+    divide,
+    pad_to,
+    window_starts,
+    window_weights,
+    windows,
+)
+
+
+def combine(boxes, parts, shape, weights):
+    mean = WeightedMean(shape, weights)
+    for box, part in zip(boxes, parts, strict=True):
+        mean.add(box, part)
+    return mean.volume()
 
 
 def test_last_window_is_flush_with_the_border():
@@ -34,6 +51,11 @@ def test_windows_are_boxes_in_z_y_x_order_and_cover_everything():
     for box in boxes:
         covered[box.slices] = True
     assert covered.all()
+
+
+def test_box_around_a_centre_stays_inside_the_volume():
+    assert box_around((5, 9, 0), 4, (10, 10, 10)) == Box((3, 6, 0), (7, 10, 4))
+    assert box_around((7, -3, 99), 4, (2, 4, 5)) == Box((0, 0, 1), (2, 4, 5))
 
 
 def test_gaussian_weights_are_highest_in_the_middle_symmetric_and_never_below_a_thousandth():

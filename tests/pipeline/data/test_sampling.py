@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.sampling import (
-    Batch,
+    PatchBatch,
     TrainingVolume,
     cut_batches,
     cut_patch,
@@ -19,7 +19,7 @@ from pipeline.data.sampling import (
 )
 
 
-def epoch_batches(volumes: list[TrainingVolume], **settings: Any) -> Iterator[Batch]:
+def epoch_batches(volumes: list[TrainingVolume], **settings: Any) -> Iterator[PatchBatch]:
     return cut_batches(epoch_draws(volumes, **settings))
 
 

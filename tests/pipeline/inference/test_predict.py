@@ -93,8 +93,8 @@ def test_output_is_lines_on_stderr_and_a_table_on_stdout(folders, weights):
     (folders[0] / "notes.txt").touch()
     result = predict(folders, weights)
     lines = result.stderr.splitlines()
-    assert lines[0] == f"ignored in {folders[0]}: notes.txt"
-    assert lines[1] == f"2 scans in {folders[0]}, weights from {weights}, on cpu"
+    assert lines[0] == f"2 scans in {folders[0]}, weights from {weights}, on cpu"
+    assert lines[1] == f"ignored in {folders[0]}: notes.txt"
     assert lines[2].startswith("1/2 crossmoda_211 ")
     assert lines[3].startswith("2/2 crossmoda_212 ")
     assert "16 x 20 x 12" in result.stdout
@@ -169,7 +169,7 @@ def test_empty_folder_and_folder_without_scans_are_errors(folders, weights):
     (folders[0] / "crossmoda_1_ceT1.nii.gz").touch()
     result = predict(folders, weights)
     assert result.exit_code == 1
-    assert "got 1 other entries (crossmoda_1_ceT1.nii.gz)" in result.stderr
+    assert "got only crossmoda_1_ceT1.nii.gz; rename" in result.stderr
 
 
 def test_input_that_is_not_there_is_an_error(folders, weights):
@@ -180,6 +180,16 @@ def test_input_that_is_not_there_is_an_error(folders, weights):
         f"{folders[0]}: expected a folder of scans, got: No such file or directory; name it with --input"
         in result.stderr
     )
+
+
+def test_a_shipped_set_is_named_on_the_first_line(folders, monkeypatch):
+    scan(folders[0], "crossmoda_1")
+    monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "paper")
+    for chosen in (["--weights", "paper"], []):
+        command = ["predict", "--input", folders[0], "--output", folders[1], "--device", "cpu", *chosen]
+        result = CliRunner().invoke(main, [*map(str, command)])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[0] == f"1 scan in {folders[0]}, weights from paper, on cpu"
 
 
 def test_missing_weights_are_an_error_before_any_work(folders, tmp_path):
@@ -295,7 +305,7 @@ def test_skip_existing_does_only_what_is_missing(folders, weights):
     assert label_of(folders, "crossmoda_2").exists()
 
 
-def test_error_that_nobody_foresaw_loses_no_other_case(folders, weights, monkeypatch):
+def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
     import pipeline.inference.submission
 
     for number in (1, 2):
@@ -312,7 +322,7 @@ def test_error_that_nobody_foresaw_loses_no_other_case(folders, weights, monkeyp
     monkeypatch.setattr(pipeline.inference.submission, "segment_case", fails_first)
     result = predict(folders, weights)
     assert result.exit_code == 1
-    assert "failed in a way that nobody foresaw (ZeroDivisionError: boom)" in result.stderr
+    assert "unexpected error (ZeroDivisionError: boom)" in result.stderr
     assert "Traceback" in result.stderr
     assert os.listdir(folders[1]) == ["crossmoda_2_Label.nii.gz"]
 

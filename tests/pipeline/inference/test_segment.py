@@ -6,7 +6,7 @@ from challenge.contract import COCHLEA, VS
 from challenge.nifti import geometry_of
 from pipeline.data.cases import array_from
 from pipeline.data.preprocessing import resample_to_spacing
-from pipeline.inference.segment import merge, restore_probability, segment_case
+from pipeline.inference.segment import merge_structures, restore_probability, segment_case
 from tests.images import FLIPPED, OBLIQUE, PERMUTED, make_image
 from tests.segmenters import ThresholdSegmenter
 
@@ -16,7 +16,9 @@ def probabilities(*values):
 
 
 def test_likelier_structure_wins_a_contested_voxel():
-    merged = merge({VS: probabilities(0.9, 0.6, 0.2, 0.5, 0.7), COCHLEA: probabilities(0.3, 0.8, 0.4, 0.51, 0.7)})
+    merged = merge_structures(
+        {VS: probabilities(0.9, 0.6, 0.2, 0.5, 0.7), COCHLEA: probabilities(0.3, 0.8, 0.4, 0.51, 0.7)}
+    )
     assert merged.dtype == np.uint8
     # Between equals the first; 0.5 is not likelier than not.
     assert merged.tolist() == [[[1, 2, 0, 2, 1]]]
@@ -24,9 +26,9 @@ def test_likelier_structure_wins_a_contested_voxel():
 
 def test_merge_refuses_shapes_that_differ_and_nothing_at_all():
     with pytest.raises(ValueError, match="expected one shape"):
-        merge({VS: probabilities(0.9), COCHLEA: probabilities(0.9, 0.1)})
+        merge_structures({VS: probabilities(0.9), COCHLEA: probabilities(0.9, 0.1)})
     with pytest.raises(ValueError, match="expected one shape, got \\[\\]"):
-        merge({})
+        merge_structures({})
 
 
 @pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), OBLIQUE, FLIPPED, PERMUTED])
@@ -40,7 +42,7 @@ def test_ball_comes_back_where_it_was_on_the_scan_s_own_grid(direction, spacing_
     )
     bright = make_image((distance_mm < 3).astype(np.float32), spacing_mm, (-12, 7, 3), direction)
     resampled = resample_to_spacing(bright, 0.5)
-    labels = merge({VS: restore_probability(array_from(resampled), resampled, image)})
+    labels = merge_structures({VS: restore_probability(array_from(resampled), resampled, image)})
     np.testing.assert_array_equal(labels == 1, distance_mm < 3)
 
 

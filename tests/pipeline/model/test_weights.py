@@ -1,11 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from challenge.contract import COCHLEA, STRUCTURES, VS
-from pipeline.model.weights import WeightsError, default_weights_folder, load_segmenter, save_weights
+from pipeline.model.shipped import DEFAULT_WEIGHTS, shipped_sets, weights_folder, weights_name
+from pipeline.model.weights import WeightsError, load_segmenter, save_weights
 from tests.segmenters import WINDOW, narrow_network, write_narrow_weights
 
 CPU = torch.device("cpu")
@@ -90,16 +92,31 @@ def test_card_needs_the_grid(tmp_path):
         save_weights(tmp_path, VS, narrow_network(), {}, window=16)
 
 
-def test_environment_names_the_folder(monkeypatch, tmp_path):
+def test_environment_names_the_folder_or_the_shipped_set(monkeypatch, tmp_path):
     monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", str(tmp_path))
-    assert default_weights_folder() == tmp_path
+    assert weights_folder() == tmp_path
+    assert weights_folder("paper") == shipped_sets()["paper"]
+    monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "paper")
+    assert weights_folder() == shipped_sets()["paper"]
     monkeypatch.delenv("CROSSMODA_GRL_WEIGHTS")
-    assert default_weights_folder().name == "weights"
+    assert weights_folder() == shipped_sets()[DEFAULT_WEIGHTS]
+    assert weights_folder().parent.name == "weights"
 
 
+def test_a_path_is_a_folder_even_with_the_name_of_a_shipped_set(tmp_path):
+    assert weights_folder("./paper") == Path("paper")
+    assert weights_name(weights_folder("paper")) == "paper"
+    assert weights_name(tmp_path / "paper") == str(tmp_path / "paper")
+
+
+def test_missing_weights_name_the_shipped_sets(tmp_path):
+    with pytest.raises(WeightsError, match=r"bets/vs\.json: .*name a folder of weights or a shipped set \(.*paper.*\)"):
+        load_segmenter(weights_folder("bets"), VS, CPU)
+
+
+@pytest.mark.parametrize("name", shipped_sets())
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: s.key)
-def test_shipped_weights_fit_their_cards_and_say_what_they_are(structure, monkeypatch):
-    monkeypatch.delenv("CROSSMODA_GRL_WEIGHTS", raising=False)
-    card = load_segmenter(default_weights_folder(), structure, CPU).card
+def test_shipped_weights_fit_their_cards_and_say_what_they_are(structure, name):
+    card = load_segmenter(weights_folder(name), structure, CPU).card
     for key in ("data", "schedule", "scores", "departures_from_paper"):
         assert card[key], f"the shipped card lacks {key}"

@@ -30,11 +30,11 @@ from pipeline.phantom.shapes import (
     Both,
     Cells,
     Ellipsoid,
-    Field,
     Minus,
     Offset,
     Plane,
     Pose,
+    RandomField,
     Tube,
     Union,
     coverage,
@@ -107,7 +107,7 @@ def test_coverage_is_linear_across_the_surface():
 
 
 def test_a_field_of_one_wave_is_that_wave_and_its_mean_over_a_voxel_is_the_integral():
-    wave = Field(wave_vectors=np.array([[0.0, 0.0, 2 * np.pi / 8]]), phases=np.array([0.0]))  # 8 mm along z
+    wave = RandomField(wave_vectors=np.array([[0.0, 0.0, 2 * np.pi / 8]]), phases=np.array([0.0]))  # 8 mm along z
     at = Plane(np.array([0.0, 3.0]), np.array([0.0]), 1.0, UPRIGHT)
     np.testing.assert_allclose(wave.sample(at), [[1.0, 1.0]], atol=1e-6)  # sqrt(2) cos(45 degrees)
     # The mean of cos over a quarter period each side of its peak: 2 / pi.

@@ -146,7 +146,7 @@ def test_an_interruption_s_exit_code_is_the_signal_s(
     monkeypatch.setattr(training, "supervised_loss", asked_to_stop)
     result = tune(data, tmp_path, "--trials", 2)
     assert result.exit_code == 143
-    assert "interrupted by SIGTERM; the same command goes on from there" in result.stderr
+    assert "interrupted by SIGTERM; the same command resumes the search" in result.stderr
     assert "0,retried,0.001,3.4" in (tmp_path / "vs-supervised" / "trials.csv").read_text()
 
 

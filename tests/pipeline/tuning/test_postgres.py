@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from pipeline.tuning.study import StudyError, load_study, open_study, rows_of, storage_at
+from pipeline.tuning.storage import StudyError, storage_at
+from pipeline.tuning.study import load_study, open_study, rows_of
 from tests.postgres import postgres_server
 from tests.tiny_search import search_plan
 
@@ -37,10 +38,10 @@ def test_two_processes_share_the_trials_and_one_is_killed_amid_its_own(server: s
     study = load_study(storage_at(server), "tiny")
     rows = rows_of(study)
     (killed,) = [row for row in rows if row.state == "retried"]
-    (again,) = [row for row in rows if row.note == f"trial {killed.number} anew"]
-    assert killed.note == f"its process died; goes on as trial {again.number}"
+    (again,) = [row for row in rows if row.note == f"retry of trial {killed.number}"]
+    assert killed.note == f"its process died; retried as trial {again.number}"
     assert again.values == killed.values
-    # It went on from the checkpoint of the first epoch: what that scored is known, and was not trained again.
+    # It resumed from the checkpoint of the first epoch: its score is known, and it was not trained again.
     trials = study.get_trials()
     assert trials[killed.number].intermediate_values.items() <= trials[again.number].intermediate_values.items()
     # N in all, each at a point of its own, the paper's once.
@@ -66,7 +67,7 @@ def test_processes_that_begin_at_once_make_one_study(server: str, tmp_path: Path
         connection.execute(sql.text("CREATE DATABASE fresh"))
     url = server.removesuffix("postgres") + "fresh"
     code = (
-        "import sys; from pipeline.tuning.study import open_study, storage_at; "
+        "import sys; from pipeline.tuning.storage import storage_at; from pipeline.tuning.study import open_study; "
         "from tests.tiny_search import search_plan; "
         "open_study(search_plan(), storage_at(sys.argv[1]), 'tiny')"
     )

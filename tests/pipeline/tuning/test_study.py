@@ -17,8 +17,14 @@ from pipeline.model.enet import ENet3d
 from pipeline.training import supervised as training
 from pipeline.training.named_recipes import RECIPES, chosen_recipes
 from pipeline.training.phases import ADAPTATION, SUPERVISED
-from pipeline.tuning.search import SPACES, TrialRow, best_row, paper_row, volume_agreement, write_best
-from pipeline.tuning.study import StudyError, load_study, open_study, plots_of, rows_of, settings_of, storage_at, tune
+from pipeline.tuning.criterion import volume_agreement
+from pipeline.tuning.plots import plots_of
+from pipeline.tuning.report import write_best
+from pipeline.tuning.spaces import SPACES
+from pipeline.tuning.storage import StudyError, storage_at
+from pipeline.tuning.study import load_study, open_study, rows_of, settings_of
+from pipeline.tuning.trials import TrialRow, best_row, paper_row
+from pipeline.tuning.worker import Worker
 from tests.tiny_run import RECIPE, VOLUMES, tiny_plan
 from tests.tiny_search import CPU, SEARCHED, Ender, search, search_plan
 
@@ -84,8 +90,8 @@ def test_interrupted_the_trial_is_queued_and_goes_on_from_its_checkpoint(tmp_pat
     assert interrupted.value.exit_code == 143
     rows = rows_of(load_study(storage_at(f"sqlite:///{tmp_path}/study.db"), "tiny"))
     assert [(row.number, row.state, row.note) for row in rows] == [
-        (0, "retried", "interrupted by SIGTERM; goes on as trial 1"),
-        (1, "waiting", "trial 0 anew"),
+        (0, "retried", "interrupted by SIGTERM; retried as trial 1"),
+        (1, "waiting", "retry of trial 0"),
     ]
     assert (tmp_path / "trials" / "0000" / "supervised" / "checkpoint.pt").exists()
     rows = rows_of(search(tmp_path, 3))
@@ -124,7 +130,7 @@ def test_a_pruned_trial_keeps_the_epochs_that_it_had(tmp_path: Path) -> None:
     plan, storage = search_plan(), storage_at(f"sqlite:///{tmp_path}/study.db")
     study = open_study(plan, storage, "tiny")
     study.pruner = optuna.pruners.ThresholdPruner(lower=2.0)  # no Dice is that high
-    tune(plan, study, storage, VOLUMES, tmp_path, trials=1, device=CPU)
+    Worker(plan, study, storage, VOLUMES, tmp_path, CPU).run(1)
     (row,) = rows_of(study)
     assert (row.state, row.epoch) == ("pruned", 1)
     folder = tmp_path / "trials" / "0000" / "supervised"

@@ -1,107 +1,30 @@
-"""Submissions' images run against a real engine: a sound one, and one for each thing that can go wrong."""
+"""Submissions run on a real engine: a sound one, and one for each thing that can go wrong."""
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from pathlib import Path
 
-import docker
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 
 from crossmoda_grl.__main__ import main
-from evaluation import runner
-from evaluation.runner import (
-    CONTAINER_LABEL,
+from evaluation.runner.errors import (
     EngineUnreachableError,
     ExitError,
     ImageMissingError,
     OutOfMemoryError,
-    Settings,
     StartError,
     TimeLimitError,
-    check_label_map,
-    parse_bytes,
-    parse_duration_s,
-    run_submission,
-    write_record,
 )
-from tests.images import make_image, write_scan
-
-BASE = "python:3.11-slim-bookworm"
-MEMORY = 128 * 2**20
-
-
-class Recorder:
-    def __init__(self):
-        self.lines, self.done, self.failures = [], [], []
-
-    def begin(self, total):
-        self.total = total
-
-    def log(self, line):
-        self.lines.append(line)
-
-    def case_done(self, number, total, case, seconds):
-        self.done.append((number, total, case))
-
-    def failed(self, message):
-        self.failures.append(message)
-
-
-@pytest.fixture
-def folders(tmp_path):
-    (tmp_path / "in").mkdir()
-    for number in (1, 2, 10):
-        write_scan(tmp_path / "in" / f"crossmoda_{number}_hrT2.nii.gz")
-    return tmp_path / "in", tmp_path / "out"
-
-
-@pytest.fixture(scope="session")
-def submission(engine):
-    """Make the image of a submission with a fault; return its name."""
-    try:
-        engine.images.get(BASE)
-    except docker.errors.ImageNotFound:
-        pytest.skip(f"the engine does not have {BASE}, which the tests build on")
-    script = (Path(__file__).parent / "submission.py").read_bytes()
-    made = set()
-
-    def make(fault, command="python3"):
-        lines = [f"FROM {BASE}", "COPY submission.py /submission.py", f'CMD ["{command}", "/submission.py", "{fault}"]']
-        context = io.BytesIO()
-        with tarfile.open(fileobj=context, mode="w") as tar:
-            for name, content in (("Dockerfile", "\n".join(lines).encode()), ("submission.py", script)):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-        context.seek(0)
-        tag = f"crossmoda-grl-test:{fault}"
-        engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-        made.add(tag)
-        return tag
-
-    yield make
-    for tag in made:
-        engine.images.remove(tag, force=True)
-
-
-def run(image, folders, *, per_case=False, **settings):
-    watcher = Recorder()
-    chosen = {"memory_bytes": MEMORY, "timeout_s": 60.0} | settings
-    record = run_submission(Settings(image, **chosen), *folders, per_case=per_case, observer=watcher)
-    return record, watcher
-
-
-def containers_of(engine, image):
-    return engine.containers.list(all=True, filters={"label": f"{CONTAINER_LABEL}={image}"})
+from evaluation.runner.record import Settings, write_record
+from evaluation.runner.run import run_submission
+from tests.evaluation.runner.submissions import MEMORY, Recorder, command, containers_of, run
+from tests.images import make_image
 
 
 @pytest.mark.engine
@@ -280,80 +203,6 @@ class TestWhatCameBack:
         )
         assert not os.path.lexists(folders[1] / "crossmoda_1_Label.nii.gz")
         assert (folders[1] / "crossmoda_1_Label.nii.gz.refused").is_symlink()
-
-
-class TestCheckLabelMap:
-    def test_another_size(self, folders, tmp_path):
-        labels = np.zeros((12, 20, 15), np.uint8)
-        sitk.WriteImage(make_image(labels), str(tmp_path / "crossmoda_1_Label.nii.gz"))
-        outcome = check_label_map("crossmoda_1", folders[0] / "crossmoda_1_hrT2.nii.gz", tmp_path)
-        assert "got 15 x 20 x 12 voxels" in outcome.problems[0]
-
-    def test_damage(self, folders, tmp_path):
-        (tmp_path / "crossmoda_1_Label.nii.gz").write_bytes(b"no gzip")
-        outcome = check_label_map("crossmoda_1", folders[0] / "crossmoda_1_hrT2.nii.gz", tmp_path)
-        assert "crossmoda_1_Label.nii.gz: expected" in outcome.problems[0]
-
-    def test_a_folder_and_a_pipe(self, folders, tmp_path):
-        (tmp_path / "crossmoda_1_Label.nii.gz").mkdir()
-        os.mkfifo(tmp_path / "crossmoda_2_Label.nii.gz")
-        for number, kind in ((1, "a folder"), (2, "a special file")):
-            scan = folders[0] / f"crossmoda_{number}_hrT2.nii.gz"
-            assert f"got {kind}" in check_label_map(f"crossmoda_{number}", scan, tmp_path).problems[0]
-
-
-class TestFolders:
-    def test_no_scans(self, tmp_path):
-        with pytest.raises(ValueError, match=r"expected scans named \{case\}_hrT2.nii.gz, got none"):
-            runner.find_scans(tmp_path)
-
-    def test_a_link_out_of_the_input(self, folders, tmp_path):
-        outside = write_scan(tmp_path / "crossmoda_3_hrT2.nii.gz")
-        (folders[0] / "crossmoda_3_hrT2.nii.gz").symlink_to(outside)
-        with pytest.raises(ValueError, match="got a link out of the folder"):
-            runner.find_scans(folders[0])
-
-    def test_label_maps_from_before(self, folders):
-        folders[1].mkdir()
-        (folders[1] / "crossmoda_2_Label.nii.gz").touch()
-        with pytest.raises(ValueError, match=r"got 1 from before, crossmoda_2_Label.nii.gz the first"):
-            runner.prepare_output(folders[1], runner.find_scans(folders[0]))
-
-    def test_a_record_replaces_a_link(self, folders, tmp_path):
-        record = runner.RunRecord(Settings("i"), "", "", "", "", False, "", 0.0, (), (), ())
-        victim = tmp_path / "victim"
-        victim.write_text("untouched")
-        for name in ("run.json", ".partial-run.json"):
-            (tmp_path / name).symlink_to(victim)
-        write_record(record, tmp_path / "run.json")
-        assert victim.read_text() == "untouched"
-        assert json.loads((tmp_path / "run.json").read_text())["succeeded"] is True
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("45", 45)])
-def test_durations(text, seconds):
-    assert parse_duration_s(text) == seconds
-
-
-@pytest.mark.parametrize(("text", "size"), [("16g", 17179869184), ("512m", 536870912), ("7000K", 7168000)])
-def test_sizes(text, size):
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "0s", "soon", "-3m", "5d"])
-def test_no_durations(text):
-    with pytest.raises(ValueError, match="duration: expected a number above 0"):
-        parse_duration_s(text)
-
-
-@pytest.mark.parametrize("text", ["", "5m", "much", "-16g"])
-def test_no_sizes(text):
-    with pytest.raises(ValueError, match="size: expected at least 6m"):
-        parse_bytes(text)
-
-
-def command(image, folders, *more):
-    return ["evaluate", "run", image, "--input", str(folders[0]), "--output", str(folders[1]), *map(str, more)]
 
 
 @pytest.mark.engine

@@ -11,9 +11,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from evaluation.report import render_html, try_ranking
+from evaluation.report.page import render_html
+from evaluation.report.ranking_view import try_ranking
 from evaluation.scoring import Status, StructureScores
-from tests.evaluation.test_report import NASTY, case, cohort, scores
+from tests.evaluation.report.cohorts import NASTY, case, cohort, scores
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

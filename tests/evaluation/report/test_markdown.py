@@ -1,0 +1,40 @@
+"""The report as Markdown."""
+
+import re
+from dataclasses import replace
+
+from evaluation.report.markdown import escape_markdown, render_markdown
+from evaluation.report.page import render_html
+from tests.evaluation.report.cohorts import MADE, case, cohort, scores
+
+
+def columns_of(line: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", line))
+
+
+def test_markdown_tables_are_shaped_like_table_1() -> None:
+    text = render_markdown([cohort()], phantom=True, made=MADE)
+    lines = text.splitlines()
+    assert "| Results of | Structure | Dice score | ASSD, mm |" in lines
+    assert "| skjp | VS | 0.35 ± 0.44 | 176.1 ± 200.8 |" in lines
+    assert "| Kondo, Table 1, 32 validation cases | VS | 0.26 ± 0.31 | 11.4 ± 11.2 |" in lines
+    assert any(line.startswith("> **Phantom data.**") for line in lines)
+
+
+def test_whose_cases_the_paper_s_figures_are() -> None:
+    papers = replace(
+        cohort(), results=tuple(case(f"crossmoda_{i}", scores(1, 0), scores(1, 0)) for i in range(211, 243))
+    )
+    same, other = "come from the same cases, by their names", "come from other cases"
+    assert same in render_markdown([papers])
+    assert same in render_html([papers])
+    assert other in render_markdown([papers], phantom=True)
+    assert other in render_html([replace(papers, results=papers.results[1:])])
+
+
+def test_markdown_cells_are_escaped() -> None:
+    nasty = "a|b\n<script>*x*</script>_[l](u)`"
+    assert escape_markdown(nasty) == r"a\|b &lt;script&gt;\*x\*&lt;/script&gt;\_\[l\](u)\`"
+    rows = [line for line in render_markdown([cohort(nasty)]).splitlines() if line.startswith("|")]
+    assert {columns_of(row) for row in rows} == {5, 10}
+    assert sum(escape_markdown(nasty) in row for row in rows) == 4

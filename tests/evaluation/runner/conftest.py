@@ -1,0 +1,48 @@
+"""A folder of scans, and the images of submissions with a fault."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.evaluation.runner.submissions import BASE
+from tests.images import write_scan
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in (1, 2, 10):
+        write_scan(tmp_path / "in" / f"crossmoda_{number}_hrT2.nii.gz")
+    return tmp_path / "in", tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def submission(engine):
+    """Make the image of a submission with a fault; return its name."""
+    try:
+        engine.images.get(BASE)
+    except docker.errors.ImageNotFound:
+        pytest.skip(f"the engine does not have {BASE}, which the tests build on")
+    script = (Path(__file__).parents[2] / "submission.py").read_bytes()
+    made = set()
+
+    def make(fault, command="python3"):
+        lines = [f"FROM {BASE}", "COPY submission.py /submission.py", f'CMD ["{command}", "/submission.py", "{fault}"]']
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            for name, content in (("Dockerfile", "\n".join(lines).encode()), ("submission.py", script)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        context.seek(0)
+        tag = f"crossmoda-grl-test:{fault}"
+        engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+        made.add(tag)
+        return tag
+
+    yield make
+    for tag in made:
+        engine.images.remove(tag, force=True)

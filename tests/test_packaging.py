@@ -1,0 +1,61 @@
+"""The wheel: every package and the shipped weights are in it, and are found wherever it is installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ["challenge", "crossmoda_grl", "evaluation", "pipeline", "weights"]
+FILES = ["LICENSE", "README.md", "pyproject.toml", "setup.py"]
+
+LOAD = """
+import pipeline
+from challenge.contract import STRUCTURES
+from crossmoda_grl.__main__ import main
+from pipeline.model.shipped import shipped_sets, weights_folder
+from pipeline.model.weights import load_segmenter
+print(pipeline.__file__, weights_folder(), *shipped_sets(), sep="\\n")
+import torch
+for structure in STRUCTURES:
+    assert load_segmenter(weights_folder(), structure, torch.device("cpu")).structure == structure
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Install a copy of the sources with `pip install --target`, offline; building leaves files beside the sources."""
+    copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("target")
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, copy)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index"]
+    options = ["--no-deps", "--no-build-isolation", "--target", str(target), str(copy)]
+    done = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_everything_that_the_sources_hold_is_installed(installed):
+    for name in SOURCES:
+        at = installed / ("pipeline/weights" if name == "weights" else name)
+        expected = {p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.is_file()}
+        missing = {p for p in expected if "__pycache__" not in p.parts and not (at / p).exists()}
+        assert not missing, f"not installed: {missing}"
+
+
+def test_an_installation_in_any_folder_finds_its_weights(installed, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "CROSSMODA_GRL_WEIGHTS"}
+    environment["PYTHONPATH"] = str(installed)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    package, folder, *sets = done.stdout.splitlines()
+    assert Path(package).is_relative_to(installed)
+    assert Path(folder) == installed / "pipeline" / "weights" / "paper"
+    assert sets == sorted(p.name for p in (ROOT / "weights").iterdir())
