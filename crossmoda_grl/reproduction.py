@@ -33,8 +33,7 @@ from challenge.contract import (
 from challenge.files import write_text
 from challenge.quantities import counted
 from challenge.signals import Interrupted, interruptible
-from evaluation.cli import evaluate
-from evaluation.cli import one_line_errors as told
+from evaluation.cli import evaluate, one_line_errors
 from pipeline.inference.cli import predict
 from pipeline.training.cli import export, train
 
@@ -75,7 +74,7 @@ def reproduce(context: click.Context, data: Path, out: Path, reference: Path | N
     if phantom:
         click.echo(f"{data}: phantoms, not patients", err=True)
     try:
-        with interruptible(), told():
+        with interruptible(), one_line_errors():
             _run(train, "--data", data, "--runs", runs, *_as_typed(context, _TRAIN_OPTIONS))
             _run(export, runs, "--out", weights, *_as_typed(context, _EXPORT_OPTIONS))
             keep_own_labels(labels, weights)
@@ -161,9 +160,9 @@ def _run(command: click.Command, *arguments: object) -> bool:
         with redirect_stdout(sys.stderr), command.make_context(command.name, words) as context:
             command.invoke(context)
     except SystemExit as ended:
-        if ended.code != 1:
+        if ended.code not in (None, 0, 1):
             raise  # interrupted
-        return False
+        return not ended.code
     return True
 
 
