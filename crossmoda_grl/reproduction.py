@@ -160,9 +160,9 @@ def _run(command: click.Command, *arguments: object) -> bool:
         with redirect_stdout(sys.stderr), command.make_context(command.name, words) as context:
             command.invoke(context)
     except SystemExit as ended:
-        if ended.code != 1:
+        if ended.code not in (None, 0, 1):
             raise  # interrupted
-        return False
+        return not ended.code
     return True
 
 
