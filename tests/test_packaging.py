@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.model.shipped import DEFAULT_WEIGHTS
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ["challenge", "crossmoda_grl", "evaluation", "pipeline", "weights"]
 FILES = ["LICENSE", "README.md", "pyproject.toml", "setup.py"]
@@ -57,5 +59,5 @@ def test_an_installation_in_any_folder_finds_its_weights(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     package, folder, *sets = done.stdout.splitlines()
     assert Path(package).is_relative_to(installed)
-    assert Path(folder) == installed / "pipeline" / "weights" / "paper"
+    assert Path(folder) == installed / "pipeline" / "weights" / DEFAULT_WEIGHTS
     assert sets == sorted(p.name for p in (ROOT / "weights").iterdir())

@@ -65,6 +65,10 @@ def test_card_that_is_no_json_is_refused(folder):
     [
         ({"sha256": None}, "expected a card with sha256, got none"),
         ({"format": 99}, "expected a card of format 1, got 99; update crossmoda-grl"),
+        (
+            {"postprocessing": {"smooth": True}},
+            "vs.json: card: expected post-processing by .* got smooth = True; correct",
+        ),
         ({"network": {"name": "UNet", "config": {}}}, "expected the network ENet3d"),
         ({"structure": "cochlea", "label": 2}, "expected weights for vs .* the files were renamed"),
         ({"network": {"name": "ENet3d", "config": {"channels": [8, 8, 16]}}}, "expected the weights of"),
