@@ -184,23 +184,57 @@ def _print_failures(results: "Sequence[CaseResult]") -> int:
     return 1
 
 
+class _NamedFolder(click.ParamType):
+    """A folder with the name to show it by: `NAME=DIR`, or `DIR`, which is shown by its own name."""
+
+    name = "[NAME=]DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """Return the name and the folder."""
+        name, sign, folder = str(value).partition("=")
+        if name and sign and folder and not Path(value).is_dir():
+            return name, Path(folder)
+        return Path(value).resolve().name, Path(value)
+
+
+def _by_name(folders: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Return folders by name.
+
+    Raises:
+        ValueError: two folders have one name.
+    """
+    if len({name for name, _ in folders}) < len(folders):
+        names = ", ".join(name for name, _ in folders)
+        raise ValueError(f"--labels: expected a different name for each folder, got {names}; write NAME=DIR")
+    return dict(folders)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--scans", type=_FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
-@click.option("--labels", type=_FOLDER, required=True, help="Folder of {case}_Label.nii.gz to outline.")
-@click.option("--reference", type=_FOLDER, help="Folder of reference label maps, outlined in the same slices.")
+@click.option(
+    "--labels",
+    type=_NamedFolder(),
+    multiple=True,
+    required=True,
+    help="Folder of {case}_Label.nii.gz to outline, a column each; may be repeated. The folder's name is the title.",
+)
+@click.option("--reference", type=_FOLDER, help="Folder of reference label maps: a column, and Dice in the others.")
 @click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")
 @click.option("--most", type=click.IntRange(min=1), default=6, help="How many cases to show, from the first on.")
 @click.option("--note", default="", help="A line of text below the picture.")
-def picture(scans: Path, labels: Path, reference: Path | None, out: Path, most: int, note: str) -> None:
-    """Draw label maps as outlines on their scans: one PNG, with a row for each case."""
+def picture(
+    scans: Path, labels: tuple[tuple[str, Path], ...], reference: Path | None, out: Path, most: int, note: str
+) -> None:
+    """Draw label maps as outlines on their scans: one PNG, a row for each case that has a map in every folder."""
     from challenge.nifti import CaseError
     from pipeline.inference.picture import draw_picture, read_pictured_case
     from pipeline.inference.submission import SubmissionError, find_submission_scans
 
     try:
         found, _ = find_submission_scans(scans)
-        labelled = [case for case in found if (labels / label_file(case)).exists()]
-        shown = [read_pictured_case(case, found[case], labels, reference) for case in labelled[:most]]
+        folders = _by_name(labels)
+        labelled = [case for case in found if all((f / label_file(case)).exists() for f in folders.values())]
+        shown = [read_pictured_case(case, found[case], folders, reference) for case in labelled[:most]]
         draw_picture(shown, out, note=note)
     except (SubmissionError, CaseError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

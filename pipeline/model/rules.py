@@ -41,8 +41,8 @@ class PostProcessing:
         return self != PostProcessing()
 
     def __str__(self) -> str:
-        """Name the rules that change something, as in "largest component, fill holes"."""
-        named = [] if self.components == EVERY else [f"{self.components} component"]
+        """Name the rules that change something, as in "components largest, fill holes"."""
+        named = [] if self.components == EVERY else [f"components {self.components}"]
         named += [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name) is True]
         return ", ".join(named)
 

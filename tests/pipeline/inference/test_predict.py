@@ -204,8 +204,8 @@ def test_flags_take_the_place_of_the_card_s_rules(folders, tmp_path):
     scan(folders[0], "crossmoda_1")
     flags = ["--vs-components", "every", "--no-fill-holes", "--never-empty", "--contested-to-smaller"]
     for given, vs, cochlea in (
-        ([], "largest component, fill holes", "largest component, fill holes"),
-        (flags, "never empty, keeps contested", "largest component, never empty, keeps contested"),
+        ([], "components largest, fill holes", "components largest, fill holes"),
+        (flags, "never empty, keeps contested", "components largest, never empty, keeps contested"),
     ):
         result = predict(folders, tmp_path / "weights", *given)
         assert result.exit_code == 0, result.output

@@ -6,7 +6,7 @@ from pipeline.model.rules import PostProcessing, rules_of
 def test_rules_on_a_card():
     rules = PostProcessing(components="largest", fill_holes=True, flip_average=True)
     assert rules_of({"postprocessing": rules.as_card()}) == rules
-    assert str(rules) == "largest component, fill holes, flip average"
+    assert str(rules) == "components largest, fill holes, flip average"
     assert rules.change_anything
 
 
