@@ -102,6 +102,8 @@ def test_environment_names_the_folder_or_the_shipped_set(monkeypatch, tmp_path):
     assert weights_folder("paper") == shipped_sets()["paper"]
     monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "paper")
     assert weights_folder() == shipped_sets()["paper"]
+    monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "")  # as compose sets it
+    assert weights_folder() == shipped_sets()[DEFAULT_WEIGHTS]
     monkeypatch.delenv("CROSSMODA_GRL_WEIGHTS")
     assert weights_folder() == shipped_sets()[DEFAULT_WEIGHTS]
     assert weights_folder().parent.name == "weights"
