@@ -4,7 +4,7 @@ A command is imported when it is called. So `evaluate` works without torch, and 
 """
 
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _refuse_hidden_packages() -> None:
     """Refuse a user's `evaluation.py` that Python would import instead of our package, such as `python -m` does."""
     for package in ("challenge", "evaluation", "pipeline"):
         ours = Path(__file__).resolve().parents[1] / package / "__init__.py"
-        found = find_spec(package)
+        found = PathFinder.find_spec(package)
         if found is not None and found.origin is not None and Path(found.origin).resolve() != ours:
             raise click.ClickException(
                 f"{found.origin}: expected Python to import {package} from {ours.parent}, got this file, which shadows "

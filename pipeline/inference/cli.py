@@ -124,7 +124,8 @@ def predict(**options: Any) -> None:
         _progress.print(f"interrupted by {interrupted}; finished label maps are complete, --skip-existing resumes")
         sys.exit(interrupted.exit_code)
     _print_results(results)
-    sys.exit(_print_failures(results))
+    if _print_failures(results):
+        sys.exit(1)
 
 
 def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult]":
@@ -171,17 +172,16 @@ def _print_results(results: "Sequence[CaseResult]") -> None:
         Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
 
 
-def _print_failures(results: "Sequence[CaseResult]") -> int:
-    """Print the failed cases' errors; return the exit code."""
+def _print_failures(results: "Sequence[CaseResult]") -> bool:
+    """Print the failed cases' errors; return whether there are any."""
     from challenge.quantities import counted
 
     errors = [result.error for result in results if result.error]
-    if not errors:
-        return 0
-    _progress.print(f"{len(errors)} of {counted(len(results), 'case')} failed:")
+    if errors:
+        _progress.print(f"{len(errors)} of {counted(len(results), 'case')} failed:")
     for error in errors:
         _progress.print(f"  {error}", markup=False)
-    return 1
+    return bool(errors)
 
 
 class _NamedFolder(click.ParamType):

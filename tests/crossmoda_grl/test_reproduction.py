@@ -104,7 +104,7 @@ def test_the_same_command_again_repeats_nothing_and_a_bad_scan_loses_no_other(
     finally:
         bad.unlink()
     assert again.exit_code == 1
-    assert again.stderr.count("all 1 epochs are done") == 2 * len(STRUCTURES)
+    assert again.stderr.count("finished, 1 epoch") == 2 * len(STRUCTURES)
     assert "skipped, crossmoda_211_Label.nii.gz is there" in again.stderr
     assert "1 of 2 cases failed" in again.stderr
     table = [line for line in first.stdout.splitlines() if line.startswith("|")]
@@ -120,7 +120,7 @@ def test_other_weights_leave_no_label_map_behind_and_no_references_no_table(
             (tmp_path / entry.name).symlink_to(entry)
     result = reproduce(tmp_path, out, "--target-statistics")
     assert result.exit_code == 0, result.output
-    assert f"{out}/labels: 1 label maps of other weights removed" in result.stderr
+    assert f"{out}/labels: 1 label map of other weights removed" in result.stderr
     assert "skipped" not in result.stderr
     assert result.stdout == (
         f"no references, so nothing is scored: the same command with --reference scores {out}/labels\n"
@@ -130,7 +130,7 @@ def test_other_weights_leave_no_label_map_behind_and_no_references_no_table(
 
 def test_label_maps_of_somebody_else_stay(made: tuple[Path, Result], tmp_path: Path) -> None:
     (tmp_path / "crossmoda_211_Label.nii.gz").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="expected label maps made by this command, got 1 others; choose another"):
+    with pytest.raises(ValueError, match="expected label maps made by this command, got 1 other; choose another"):
         reproduction.keep_own_labels(tmp_path, made[0] / "weights")
     assert (tmp_path / "crossmoda_211_Label.nii.gz").read_bytes() == b"precious"
 
@@ -159,7 +159,7 @@ def test_an_interruption_is_said_and_its_exit_code_is_the_signal_s(
     monkeypatch.setattr(reproduction, "_run", told_to_stop)
     result = reproduce(data, tmp_path)
     assert result.exit_code == 143
-    assert "interrupted by SIGTERM; the same command goes on from there" in result.stderr
+    assert "interrupted by SIGTERM; the same command resumes from there" in result.stderr
 
 
 def test_every_option_of_train_is_passed_on() -> None:

@@ -94,7 +94,7 @@ def test_mistakes_in_the_folders_are_refused_by_name_all_at_once(tmp_path: Path)
     assert str(refused.value).splitlines() == [
         "source_training: expected a label map beside every scan, got none for crossmoda_1",
         "source_training: expected a scan beside every label map, got none for crossmoda_4",
-        "target_training: expected no label maps of the target domain, got those of crossmoda_106; move them away, "
+        "target_training: expected no label maps of the target domain, got those of crossmoda_106; move them away: "
         "adaptation must not see them",
     ]
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import run as runs
@@ -27,6 +28,7 @@ from pipeline.training.checkpoint import (
     saved_progress,
 )
 from pipeline.training.execution import PLAIN, Execution
+from pipeline.training.export import export_run
 from pipeline.training.listeners import Listener
 from pipeline.training.run import train_run
 from pipeline.training.settings import RunError, RunPlan
@@ -192,6 +194,20 @@ def test_a_run_from_before_precision_was_named_goes_on(tmp_path: Path, whole: Pa
     path.write_text(json.dumps(content))
     train_run(tiny_plan(phases=("supervised",)), VOLUMES, folder, device=CPU)
     assert "got others: precision was fp32, is bf16" in refused(tiny_plan(), folder, Execution(precision="bf16"))
+
+
+def test_a_run_of_an_older_version_is_refused_and_so_is_its_export(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    shutil.copytree(whole, folder)
+    path = folder / "supervised" / "settings.json"
+    content = json.loads(path.read_text())
+    del content["format"]
+    path.write_text(json.dumps(content))
+    assert "expected format 2, got 1, of another version" in refused(tiny_plan(), folder)
+    checkpoint = torch.load(folder / "adaptation" / "checkpoint.pt", weights_only=True)
+    torch.save({**checkpoint, "format": 1}, folder / "adaptation" / "checkpoint.pt")
+    with pytest.raises(RunError, match="start a new run folder, or export with the version that made this one"):
+        export_run(folder, VS, tmp_path / "weights")
 
 
 def test_phase_2_waits_for_phase_1(tmp_path: Path) -> None:
