@@ -1,4 +1,4 @@
-# make demo   phantom scans -> label maps, a table, a picture, scores and a report, in demo/
+# make demo   phantom scans -> label maps of every shipped set, a picture, scores, ranks and a report, in demo/
 # make test   linters, type checker and all tests
 # Both install what they need into .venv first. They need Python 3.11, make and a package index.
 
@@ -7,6 +7,8 @@ VENV ?= .venv
 # PyTorch's index of CPU builds, in addition to PyPI. Empty (TORCH_INDEX=), PyPI's build is used: on Linux, with CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo
+# The shipped sets of weights that the demo shows side by side: folders of weights/.
+SETS ?= paper
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
@@ -34,12 +36,15 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 demo: $(VENV)/run.stamp
 	rm -rf $(DEMO)
 	$(GRL) phantom --out $(DEMO)/data --source 0 --target 0 --validation 3 --preset small --seed 7
-	$(GRL) predict --input $(DEMO)/data/target_validation --output $(DEMO)/labels
-	$(GRL) picture --scans $(DEMO)/data/target_validation --labels $(DEMO)/labels \
+	set -e; for set in $(SETS); do \
+		$(GRL) predict --weights $$set --input $(DEMO)/data/target_validation --output $(DEMO)/labels/$$set; \
+	done
+	$(GRL) picture --scans $(DEMO)/data/target_validation $(foreach set,$(SETS),--labels $(DEMO)/labels/$(set)) \
 		--reference $(DEMO)/data/target_validation_reference --out $(DEMO)/picture.png \
-		--note "Phantoms, not patients. The shipped networks: weights/paper/*.json"
+		--note "Phantoms, not patients. The shipped networks: $(foreach set,$(SETS),weights/$(set)/*.json)"
 	$(GRL) evaluate score --reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
-		--team crossmoda-grl --json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
+		--json $(DEMO)/scores.json --csv $(DEMO)/scores.csv
+	$(GRL) evaluate rank $(DEMO)/scores.csv
 	$(GRL) evaluate report $(DEMO)/scores.json --out $(DEMO)/report.html \
 		--reference $(DEMO)/data/target_validation_reference --prediction $(DEMO)/labels \
 		--scans $(DEMO)/data/target_validation --phantom

@@ -16,6 +16,8 @@ SIDE_MULTIPLE = 8
 BEST, LAST = "best", "last"
 # Where the adversary can take its features: the encoder's output, or its first stage's.
 FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
+# What to keep of a predicted mask: every component, the largest, or the largest and another one far from it.
+COMPONENTS = EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ class Ours:
     # An epoch takes every training volume once, with this many patches from each.
     patches_per_volume: int = 1
     # What anatomy allows of a predicted structure (beyond the paper, off by default): one tumour, a cochlea a side.
-    components: dict[Structure, str] = field(default_factory=lambda: {VS: "largest", COCHLEA: "one-a-side"})
+    components: dict[Structure, str] = field(default_factory=lambda: {VS: LARGEST, COCHLEA: ONE_A_SIDE})
     # Where batch norm's statistics are re-estimated on the target (off by default): so many patches of each scan.
     statistics_patches: int = 4
+    # For `predict --target-statistics`: any number does, a fixed one makes two runs equal.
+    statistics_seed: int = 0
 
 
 PAPER = Paper()

@@ -12,10 +12,10 @@ PACKAGES = [
     ["challenge"],
     ["evaluation", "pipeline.config", "pipeline.runtime"],
     ["pipeline.data", "pipeline.model", "pipeline.phantom"],
-    ["pipeline.adaptation", "pipeline.inference"],
+    ["pipeline.adaptation"],
+    ["pipeline.inference"],
     ["pipeline.training"],
-    ["pipeline.tuning"],
-    ["crossmoda_grl"],
+    ["pipeline.tuning", "crossmoda_grl"],
 ]
 INSIDE = {
     "challenge": [["contract", "files", "quantities", "signals"], ["nifti"]],
@@ -47,9 +47,14 @@ INSIDE = {
         ["dataset", "preprocessing", "sampling"],
         ["cache"],
     ],
-    "pipeline.model": [["enet", "domain", "losses", "mind", "shipped"], ["weights"]],
+    "pipeline.model": [["enet", "domain", "losses", "mind", "rules", "shipped"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
-    "pipeline.inference": [["postprocessing", "sliding_window", "picture"], ["segment"], ["submission"], ["cli"]],
+    "pipeline.inference": [
+        ["postprocessing", "sliding_window", "picture", "target_statistics"],
+        ["segment"],
+        ["submission"],
+        ["cli"],
+    ],
     "pipeline.adaptation": [["augmentations", "selection", "statistics"], ["pseudo_labels", "randomisation"]],
     "pipeline.training": [
         ["recipes", "options", "history", "stopping", "provenance"],

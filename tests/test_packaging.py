@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.model.shipped import DEFAULT_WEIGHTS, shipped_sets
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ["challenge", "crossmoda_grl", "evaluation", "pipeline", "weights"]
 FILES = ["LICENSE", "README.md", "pyproject.toml", "setup.py"]
@@ -57,5 +59,19 @@ def test_an_installation_in_any_folder_finds_its_weights(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     package, folder, *sets = done.stdout.splitlines()
     assert Path(package).is_relative_to(installed)
-    assert Path(folder) == installed / "pipeline" / "weights" / "paper"
+    assert Path(folder) == installed / "pipeline" / "weights" / DEFAULT_WEIGHTS
     assert sets == sorted(p.name for p in (ROOT / "weights").iterdir())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_demo_shows_shipped_sets_side_by_side():
+    def demo(*settings):
+        return subprocess.run(["make", "-n", "demo", *settings], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    for sets in (["paper"], ["paper", "best"]):
+        done = demo(f"SETS={' '.join(sets)}").stdout
+        assert f"for set in {' '.join(sets)};" in done
+        assert " ".join(f"--labels demo/labels/{name}" for name in sets) + " \\\n" in done
+    shown = demo().stdout.split("for set in ")[1].split(";")[0].split()
+    assert set(shown) <= set(shipped_sets())
+    assert DEFAULT_WEIGHTS in shown

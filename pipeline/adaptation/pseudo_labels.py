@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.adaptation.selection import mask_agreement
-from pipeline.data.components import ONE_A_SIDE, Mask, fill_holes, kept_components, labelled_components
+from pipeline.config import ONE_A_SIDE
+from pipeline.data.components import Mask, fill_holes, kept_components, labelled_components
 
 # The smaller of the components that ONE_A_SIDE keeps holds at least this share of the larger one's voxels.
 _SMALLER_SIDE = 1 / 3
@@ -25,7 +26,7 @@ class PseudoLabelRules:
     """Which predictions become labels.
 
     Attributes:
-        components: what is kept of a prediction, one of `pipeline.data.components.COMPONENTS`.
+        components: what is kept of a prediction, one of `pipeline.config.COMPONENTS`.
         smallest_volume: times the smallest source label: the least volume.
         largest_volume: times the largest source label: the greatest volume.
         kept_share: the least share of the voxels found that must lie in the components kept.

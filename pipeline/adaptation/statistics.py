@@ -5,24 +5,26 @@ Source: Li et al., "Revisiting Batch Normalization For Practical Domain Adaptati
 
 import copy
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from pipeline.data.sampling import TrainingVolume, cut_patch, head_centre
-from pipeline.model.enet import ENet3d
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @torch.no_grad()
 def reestimate_statistics(
-    network: ENet3d,
+    network: Network,
     volumes: Iterable[TrainingVolume],
     window: int,
     *,
     patches_per_volume: int,
     rng: np.random.Generator,
-) -> ENet3d:
+) -> Network:
     """Return a copy of a network whose batch norms have the means and variances of `volumes`; the weights are the same.
 
     Each volume's patches, cut anywhere in the head, are one batch. The statistics are the plain mean over the batches.

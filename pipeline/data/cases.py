@@ -58,6 +58,12 @@ def array_from(image: sitk.Image) -> NDArray[np.float32]:
     return sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
 
 
+def left_right_axis(image: sitk.Image) -> int:
+    """Return the axis of an image's array `(D, H, W)` that runs nearest to the patient's left-right direction."""
+    across = np.reshape(image.GetDirection(), (3, 3))[0]  # how far each of the axes x, y, z goes to the left
+    return 2 - int(np.argmax(np.abs(across)))
+
+
 def image_from(array: NDArray[np.generic], like: sitk.Image) -> sitk.Image:
     """Return an array `(D, H, W)` as an image on the grid of `like`, with the array's dtype.
 

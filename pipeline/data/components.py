@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.config import COMPONENTS, EVERY, LARGEST
+
 # The cochleas of the phantoms lie 65 mm apart, those of a measured patient 75 mm; one side's labyrinth spans under 20.
 SIDES_APART_MM = 30.0
-
-# What to keep of a mask: every component, the largest, or the largest and another one far from it.
-EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
-COMPONENTS = (EVERY, LARGEST, ONE_A_SIDE)
 
 Mask = NDArray[np.bool_]
 _TOUCHING = np.ones((3, 3, 3), dtype=np.bool_)
@@ -30,7 +28,9 @@ def labelled_components(mask: Mask) -> tuple[NDArray[np.int32], int]:
 def kept_components(
     mask: Mask, rule: str, spacing_mm: Sequence[float], score: NDArray[np.float32] | None = None
 ) -> Mask:
-    """Keep what a rule, one of `COMPONENTS`, says of a mask `(D, H, W)`; arguments as `one_component_a_side`.
+    """Keep what a rule, one of `pipeline.config.COMPONENTS`, says of a mask `(D, H, W)`.
+
+    The other arguments are as in `one_component_a_side`.
 
     Raises:
         ValueError: no such rule.

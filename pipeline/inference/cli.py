@@ -4,10 +4,10 @@ torch is imported inside the commands, because importing it takes seconds.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from challenge.contract import STRUCTURES, label_file
 from challenge.signals import Interrupted, interruptible
-from pipeline.config import OURS
+from pipeline.config import COMPONENTS, OURS
 from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 if TYPE_CHECKING:
@@ -25,7 +25,49 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path)
 _PLAIN_WIDTH = 120  # of a table that does not go to a terminal
 
+# Post-processing that is switched on or off for all structures: field of `PostProcessing` -> (flags, help).
+_SWITCHES = {
+    "fill_holes": ("--fill-holes/--no-fill-holes", "Fill the cavities of a structure."),
+    "flip_average": (
+        "--flip-average/--no-flip-average",
+        "Average the prediction with that of the scan mirrored left to right; takes twice the time.",
+    ),
+    "never_empty": (
+        "--never-empty/--no-never-empty",
+        "Lower the threshold until something appears, where every case has both structures.",
+    ),
+    "keeps_contested": (
+        "--contested-to-smaller/--contested-to-likelier",
+        "Who gets a voxel that both structures claim: the smaller body, or the likelier structure.",
+    ),
+}
+_CARD = "the card's"  # the default of all post-processing
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _progress = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _postprocessing_options(command: _Command) -> _Command:
+    """Add the options for post-processing to a command; those that are not given are None."""
+    for name, (flags, text) in reversed(_SWITCHES.items()):
+        command = click.option(flags, name, default=None, show_default=_CARD, help=text)(command)
+    for structure in reversed(STRUCTURES):
+        command = click.option(
+            f"--{structure.key}-components",
+            type=click.Choice(COMPONENTS),
+            show_default=_CARD,
+            help=f"Components of {structure.title} to keep; one-a-side keeps the largest, and another far from it.",
+        )(command)
+    return command
+
+
+def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather what was said of post-processing under `rules`, by structure; the other options stay as they are."""
+    switches = {name: options.pop(name) for name in _SWITCHES}
+    said = {s: {"components": options.pop(f"{s.key}_components"), **switches} for s in STRUCTURES}
+    rules = {s: {name: value for name, value in of_s.items() if value is not None} for s, of_s in said.items()}
+    return {**options, "rules": rules}
 
 
 @click.command(context_settings={"show_default": True})
@@ -47,19 +89,33 @@ _progress = Console(stderr=True, soft_wrap=True, highlight=False)
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write probabilities/{case}_{structure}.nii.gz.")
 @click.option("--skip-existing", is_flag=True, help="Skip cases that have a label map on the scan's grid.")
+@click.option(
+    "--target-statistics",
+    is_flag=True,
+    help="First re-estimate batch norm's statistics on the scans of --input, without labels; beyond the paper.",
+)
+@_postprocessing_options
 def predict(**options: Any) -> None:
     """Segment a folder of hrT2 scans: label maps (1 VS, 2 cochlea) on the scans' own grids.
 
     Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
     """
-    from pipeline.inference.submission import PredictOptions, SubmissionError, prepare_submission, segment_folder
+    from pipeline.inference.submission import (
+        PredictOptions,
+        SubmissionError,
+        adapted_to_cohort,
+        prepare_submission,
+        segment_folder,
+    )
     from pipeline.model.weights import WeightsError
     from pipeline.runtime.devices import DeviceError
 
     try:
         with interruptible():
-            submission = prepare_submission(PredictOptions(**options))
-            _progress.print(str(submission), markup=False)
+            submission = prepare_submission(PredictOptions(**_with_rules(options)))
+            tell = partial(_progress.print, markup=False)
+            tell(str(submission))
+            submission = adapted_to_cohort(submission, tell)
             outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
             results = list(_shown(outcomes, total=len(submission.scans)))
     except (SubmissionError, WeightsError, DeviceError) as error:
@@ -128,23 +184,57 @@ def _print_failures(results: "Sequence[CaseResult]") -> bool:
     return bool(errors)
 
 
+class _NamedFolder(click.ParamType):
+    """A folder with the name to show it by: `NAME=DIR`, or `DIR`, which is shown by its own name."""
+
+    name = "[NAME=]DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """Return the name and the folder."""
+        name, sign, folder = str(value).partition("=")
+        if name and sign and folder and not Path(value).is_dir():
+            return name, Path(folder)
+        return Path(value).resolve().name, Path(value)
+
+
+def _by_name(folders: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Return folders by name.
+
+    Raises:
+        ValueError: two folders have one name.
+    """
+    if len({name for name, _ in folders}) < len(folders):
+        names = ", ".join(name for name, _ in folders)
+        raise ValueError(f"--labels: expected a different name for each folder, got {names}; write NAME=DIR")
+    return dict(folders)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--scans", type=_FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
-@click.option("--labels", type=_FOLDER, required=True, help="Folder of {case}_Label.nii.gz to outline.")
-@click.option("--reference", type=_FOLDER, help="Folder of reference label maps, outlined in the same slices.")
+@click.option(
+    "--labels",
+    type=_NamedFolder(),
+    multiple=True,
+    required=True,
+    help="Folder of {case}_Label.nii.gz to outline, a column each; may be repeated. The folder's name is the title.",
+)
+@click.option("--reference", type=_FOLDER, help="Folder of reference label maps: a column, and Dice in the others.")
 @click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")
 @click.option("--most", type=click.IntRange(min=1), default=6, help="How many cases to show, from the first on.")
 @click.option("--note", default="", help="A line of text below the picture.")
-def picture(scans: Path, labels: Path, reference: Path | None, out: Path, most: int, note: str) -> None:
-    """Draw label maps as outlines on their scans: one PNG, with a row for each case."""
+def picture(
+    scans: Path, labels: tuple[tuple[str, Path], ...], reference: Path | None, out: Path, most: int, note: str
+) -> None:
+    """Draw label maps as outlines on their scans: one PNG, a row for each case that has a map in every folder."""
     from challenge.nifti import CaseError
     from pipeline.inference.picture import draw_picture, read_pictured_case
     from pipeline.inference.submission import SubmissionError, find_submission_scans
 
     try:
         found, _ = find_submission_scans(scans)
-        labelled = [case for case in found if (labels / label_file(case)).exists()]
-        shown = [read_pictured_case(case, found[case], labels, reference) for case in labelled[:most]]
+        folders = _by_name(labels)
+        labelled = [case for case in found if all((f / label_file(case)).exists() for f in folders.values())]
+        shown = [read_pictured_case(case, found[case], folders, reference) for case in labelled[:most]]
         draw_picture(shown, out, note=note)
     except (SubmissionError, CaseError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,9 +1,14 @@
-"""A picture of label maps: for each case a whole slice, and a close-up of each structure.
+"""A picture of label maps beside their reference: for each case a row of close-ups of each structure.
 
-It is for a first look after `predict`. The reference is drawn too if there is one.
+It is for a first look after `predict`, of one set of predictions or of several side by side::
+
+                    VS                              Cochlea
+             first   second  reference       first   second  reference
+    case_1   [     ] [     ] [     ]         [     ] [     ] [     ]
+    case_2   [     ] [     ] [     ]         [     ] [     ] [     ]
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,66 +16,61 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from challenge.contract import COCHLEA, STRUCTURES, VS, Structure, label_file
+from challenge.contract import STRUCTURES, Structure, label_file
 from challenge.files import written_whole
 from challenge.nifti import CaseError, geometry_of, read_image
-from evaluation.outlines import Field, draw_outlines, field_round, legend_lines, most_telling_slice
+from evaluation.metrics import count_overlap, dice
+from evaluation.outlines import Field, draw_outlines, field_round
 from pipeline.data.cases import array_from, read_scan
+from pipeline.data.components import Mask, largest_component
 
 _BACKGROUND = "#101418"
 _INK = "#e8eaed"
-_PANEL_INCHES = 2.9
 _DOTS_PER_INCH = 110
-_CLOSE_UP_MARGIN_MM = 7.0
-_CLOSE_UP_MM = 22.0
+_CLOSE_UP_MARGIN_MM = 9.0
+_CLOSE_UP_MM = 32.0
+_REFERENCE = "reference"
 
-
-@dataclass(frozen=True)
-class CloseUp:
-    """A column of the picture: a structure, and the patient's side if the structure is on both."""
-
-    structure: Structure
-    side: str | None
-
-    @property
-    def title(self) -> str:
-        """Return the column's heading."""
-        return self.structure.title if self.side is None else f"{self.structure.title}, {self.side}"
-
-
-CLOSE_UPS = (CloseUp(VS, None), CloseUp(COCHLEA, "right"), CloseUp(COCHLEA, "left"))
+# The page in inches: panels with gaps, the rows' names on the left, headings above, the note below.
+_PANEL, _GAP, _GROUP_GAP = 2.1, 0.07, 0.3
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.4, 0.15, 1.0, 0.4
+_LEAST_WIDTH = 6.5  # for the title and the note
 
 
 @dataclass(frozen=True)
 class PicturedCase:
-    """A case turned to LPS: scan float32, labels uint8, all `(D, H, W)`; spacing along z, y, x."""
+    """A case turned to LPS: scan float32, labels uint8, all `(D, H, W)`; spacing along z, y, x.
+
+    `predictions` holds label maps by the name under which they are shown.
+    """
 
     case: str
     scan: NDArray[np.float32]
-    prediction: NDArray[np.uint8]
+    predictions: Mapping[str, NDArray[np.uint8]]
     reference: NDArray[np.uint8] | None
     spacing_mm: tuple[float, float, float]
 
 
-def read_pictured_case(case: str, scan: Path, labels_folder: Path, reference_folder: Path | None) -> PicturedCase:
-    """Read a case's scan, its label map and, if there is one, its reference; turn them to LPS.
+def read_pictured_case(
+    case: str, scan: Path, labels_folders: Mapping[str, Path], reference_folder: Path | None
+) -> PicturedCase:
+    """Read a case's scan, its label maps by name and, if there is one, its reference; turn them to LPS.
 
     Raises:
         CaseError: the scan or a label map is missing or bad, or a label map is not on the scan's grid.
     """
     image = read_scan(scan)
-    prediction = _labels_on(image, labels_folder / label_file(case))
     reference_path = reference_folder / label_file(case) if reference_folder else None
-    reference = _labels_on(image, reference_path) if reference_path and reference_path.exists() else None
-    spacing = sitk.DICOMOrient(image, "LPS").GetSpacing()
+    turned = sitk.DICOMOrient(image, "LPS")
+    spacing = turned.GetSpacing()
     return PicturedCase(
         case,
-        scan=array_from(sitk.DICOMOrient(image, "LPS")),
-        prediction=prediction,
-        reference=reference,
+        scan=array_from(turned),
+        predictions={name: _labels_on(image, folder / label_file(case)) for name, folder in labels_folders.items()},
+        reference=_labels_on(image, reference_path) if reference_path and reference_path.exists() else None,
         spacing_mm=(spacing[2], spacing[1], spacing[0]),
     )
 
@@ -86,84 +86,113 @@ def _labels_on(scan: sitk.Image, path: Path) -> NDArray[np.uint8]:
 
 
 def draw_picture(cases: Sequence[PicturedCase], out: Path, *, note: str = "") -> None:
-    """Draw a row of slices for each case, in radiological orientation, and write the PNG `out`, complete or not at all.
+    """Draw a row of close-ups for each case, in radiological orientation, and write the PNG `out`, whole or not at all.
+
+    All panels of a structure show the same field of the same slice, which the reference decides if there is one.
 
     Raises:
-        ValueError: no case.
+        ValueError: no case, or cases with other predictions than the first.
         OSError: the picture cannot be written.
     """
     if not cases:
         raise ValueError("picture: expected at least one case, got none; name folders that hold the same cases")
-    widths = [_whole_slice_width(cases), *(1.0 for _ in CLOSE_UPS)]
-    figure = Figure(figsize=(_PANEL_INCHES * sum(widths), _PANEL_INCHES * len(cases) + 0.7), facecolor=_BACKGROUND)
-    grid = figure.subplots(len(cases), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
-    for row, case in zip(grid, cases, strict=True):
-        _draw_row(row, case)
-    for axes, title in zip(grid[0], ["whole slice", *(c.title for c in CLOSE_UPS)], strict=True):
-        axes.set_title(title, color=_INK, fontsize=11)
-    legend = legend_lines() if any(case.reference is not None for case in cases) else legend_lines()[1:]
-    figure.legend(handles=legend, loc="lower right", ncols=2, frameon=False, labelcolor=_INK, fontsize=10)
-    figure.text(0.012, 0.012, note, color=_INK, fontsize=9, ha="left", va="bottom")
-    bottom = 0.45 / figure.get_figheight()
-    figure.subplots_adjust(
-        left=0.03, right=0.995, top=1 - 0.3 / figure.get_figheight(), bottom=bottom, wspace=0.03, hspace=0.04
-    )
+    names = list(cases[0].predictions)
+    if any(list(case.predictions) != names for case in cases):
+        raise ValueError(f"picture: expected every case with the predictions {', '.join(names)}; read them all alike")
+    columns = [*names, _REFERENCE] if any(case.reference is not None for case in cases) else names
+    page = _Page(rows=len(cases), groups=len(STRUCTURES), columns=len(columns))
+    title = "Predicted outlines beside the reference" if _REFERENCE in columns else "Predicted outlines"
+    page.write(_LEFT, 0.08, title, size=13)
+    for group, structure in enumerate(STRUCTURES):
+        page.write(page.left(group, 0), 0.43, structure.title, size=12)
+        for column, name in enumerate(columns):
+            page.write(page.left(group, column) + _PANEL / 2, 0.72, name, size=10, align="center")
+        for row, case in enumerate(cases):
+            _draw_panels([page.panel(row, group, column) for column in range(len(columns))], case, structure, columns)
+    for row, case in enumerate(cases):
+        middle = _TOP + row * (_PANEL + _GAP) + _PANEL / 2
+        page.write(_LEFT / 2, middle, case.case, size=10, align="center", level="center", turned=True)
+    page.write(_LEFT, page.height - 0.3, note, size=9)
     with written_whole(out) as partial:
-        figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_BACKGROUND, format="png")
+        page.figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_BACKGROUND, format="png")
 
 
-def _whole_slice_width(cases: Sequence[PicturedCase]) -> float:
-    """Return the largest ratio of width to height; a scan cropped around the ears is wider than a head."""
-    sides_mm = [np.multiply(case.scan.shape, case.spacing_mm) for case in cases]
-    return float(np.clip(max(width / height for _, height, width in sides_mm), 1.0, 2.0))
+class _Page:
+    """A figure whose panels lie in rows, and in groups of columns; places are in inches from the upper left corner."""
+
+    def __init__(self, rows: int, groups: int, columns: int) -> None:
+        self._group = columns * (_PANEL + _GAP) - _GAP + _GROUP_GAP
+        self.width = max(_LEFT + groups * self._group - _GROUP_GAP + _RIGHT, _LEAST_WIDTH)
+        self.height = _TOP + rows * (_PANEL + _GAP) - _GAP + _BOTTOM
+        self.figure = Figure(figsize=(self.width, self.height), facecolor=_BACKGROUND)
+
+    def left(self, group: int, column: int) -> float:
+        """Return where a column of a group begins."""
+        return _LEFT + group * self._group + column * (_PANEL + _GAP)
+
+    def panel(self, row: int, group: int, column: int) -> Axes:
+        """Make a panel."""
+        bottom = self.height - _TOP - row * (_PANEL + _GAP) - _PANEL
+        left = self.left(group, column)
+        size = (_PANEL / self.width, _PANEL / self.height)
+        return self.figure.add_axes((left / self.width, bottom / self.height, *size))
+
+    def write(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float,
+        align: str = "left",
+        level: str = "top",
+        turned: bool = False,
+    ) -> None:
+        """Write a line of text."""
+        x, y, rotation = x / self.width, 1 - y / self.height, 90 if turned else 0
+        self.figure.text(x, y, text, color=_INK, fontsize=size, ha=align, va=level, rotation=rotation)
 
 
-def _draw_row(row: NDArray[np.object_], case: PicturedCase) -> None:
-    _draw_slice(row[0], case, most_telling_slice(*_masks(case, STRUCTURES)), field=None)
-    row[0].set_ylabel(case.case, color=_INK, fontsize=10)
-    for axes, close_up in zip(row[1:], CLOSE_UPS, strict=True):
-        reference, prediction = (_on_side(m, close_up.side) for m in _masks(case, (close_up.structure,)))
-        z = most_telling_slice(reference, prediction)
-        target = _largest(reference[z]) if reference[z].any() else _largest(prediction[z])
-        if not target.any():
-            _draw_empty(axes, close_up)
-            continue
-        field = field_round([target], case.spacing_mm[1:], margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
-        _draw_slice(axes, case, z, field=field)
+def _draw_panels(panels: Sequence[Axes], case: PicturedCase, structure: Structure, columns: Sequence[str]) -> None:
+    predicted = {name: labels == structure.label for name, labels in case.predictions.items()}
+    wanted = None if case.reference is None else case.reference == structure.label
+    shown = wanted if wanted is not None and wanted.any() else np.logical_or.reduce(list(predicted.values()))
+    z, field = _place(shown, case.spacing_mm)
+    for axes, name in zip(panels, columns, strict=True):
+        reference = prediction = None
+        if name in predicted:
+            prediction, remark = case.predictions[name][z], _finding(predicted[name], wanted)
+        elif wanted is None or case.reference is None:
+            remark = "no reference"
+        else:
+            reference, remark = case.reference[z], "" if wanted.any() else "none"
+        spacing_mm = case.spacing_mm[1:]
+        draw_outlines(axes, case.scan[z], reference, prediction, spacing_mm, field=field, structures=[structure])
+        _write_on(axes, remark)
 
 
-def _masks(case: PicturedCase, structures: tuple[Structure, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    labels = [structure.label for structure in structures]
-    prediction = np.isin(case.prediction, labels)
-    reference = np.zeros_like(prediction) if case.reference is None else np.isin(case.reference, labels)
-    return reference, prediction
+def _place(mask: Mask, spacing_mm: tuple[float, float, float]) -> tuple[int, Field | None]:
+    """Return the slice and the field that show most of a mask's largest component; the whole slice if it is empty.
+
+    A cochlea lies on both sides; a field that holds both would show little of either.
+    """
+    if not mask.any():
+        return len(mask) // 2, None
+    body = largest_component(mask)
+    z = int(np.argmax(np.count_nonzero(body, axis=(1, 2))))
+    return z, field_round([body[z]], spacing_mm[1:], margin_mm=_CLOSE_UP_MARGIN_MM, least_mm=_CLOSE_UP_MM)
 
 
-def _on_side(mask: NDArray[np.bool_], side: str | None) -> NDArray[np.bool_]:
-    """Keep one side of a mask; the columns of LPS run from the patient's right to the left."""
-    if side is None:
-        return mask
-    kept = mask.copy()
-    middle = mask.shape[2] // 2
-    kept[:, :, middle:] &= side == "left"
-    kept[:, :, :middle] &= side == "right"
-    return kept
+def _finding(predicted: Mask, wanted: Mask | None) -> str:
+    """Say of a prediction, over the whole case, that it is empty, and its Dice if there is a reference."""
+    findings = [] if predicted.any() else ["none found"]
+    if wanted is not None and (wanted.any() or predicted.any()):
+        findings.insert(0, f"Dice {dice(count_overlap(wanted, predicted)):.2f}")
+    return ", ".join(findings)
 
 
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    components, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-
-
-def _draw_slice(axes: Axes, case: PicturedCase, z: int, *, field: Field | None) -> None:
-    reference = None if case.reference is None else case.reference[z]
-    draw_outlines(axes, case.scan[z], reference, case.prediction[z], case.spacing_mm[1:], field=field)
-
-
-def _draw_empty(axes: Axes, close_up: CloseUp) -> None:
-    axes.set_facecolor(_BACKGROUND)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.text(0.5, 0.5, f"no {close_up.title}", color=_INK, ha="center", va="center", transform=axes.transAxes)
+def _write_on(axes: Axes, text: str) -> None:
+    halo = [withStroke(linewidth=2.5, foreground="black")]  # readable on bright voxels too
+    axes.text(
+        0.04, 0.96, text, color="white", fontsize=10, va="top", transform=axes.transAxes, path_effects=halo, zorder=6
+    )

@@ -5,58 +5,19 @@ structure. What challenge teams found to help: components (docs/results.md has w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from challenge.contract import BACKGROUND, Structure
-from pipeline.data.components import Mask, fill_holes, largest_component, one_component_a_side
+from pipeline.data.components import Mask, fill_holes, kept_components, labelled_components
+from pipeline.model.rules import PostProcessing
 
 THRESHOLD = 0.5
 # `never_empty` halves the threshold until something plausible appears, and gives up below this.
 _LOWEST_THRESHOLD = 0.5**10
 # Smaller than any structure's label on the phantoms or in the challenge's description, in mm3.
 _PLAUSIBLE_MM3 = 5.0
-# What `components` may say: keep every component, the largest, or the largest and another one far from it.
-EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
-COMPONENTS = (EVERY, LARGEST, ONE_A_SIDE)
-
-
-@dataclass(frozen=True)
-class PostProcessing:
-    """One structure's rules; the defaults change nothing.
-
-    `components` is one of `COMPONENTS`. `flip_average` averages the prediction with that of the mirrored volume.
-    `never_empty` lowers the threshold until something appears, for challenges in which every case has the structure.
-    `keeps_contested` lets the smaller of two bodies keep the voxels that both structures claim.
-    """
-
-    components: str = EVERY
-    fill_holes: bool = False
-    flip_average: bool = False
-    never_empty: bool = False
-    keeps_contested: bool = False
-
-    def as_card(self) -> dict[str, Any]:
-        """Return the rules as a card holds them."""
-        return asdict(self)
-
-
-def rules_of(card: Mapping[str, Any]) -> PostProcessing:
-    """Return the rules that a card names; a card without any, such as the paper's, names those that change nothing.
-
-    Raises:
-        ValueError: an unknown rule, or a value of another type.
-    """
-    named = card.get("postprocessing", {})
-    known = {field.name: type(field.default) for field in fields(PostProcessing)}
-    for name, value in named.items() if isinstance(named, dict) else [("postprocessing", named)]:
-        if name not in known or type(value) is not known[name] or (name == "components" and value not in COMPONENTS):
-            raise ValueError(f"card: expected post-processing by {', '.join(known)}, got {name} = {value!r}")
-    return PostProcessing(**named)
 
 
 def decide(probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: Sequence[float]) -> Mask:
@@ -80,10 +41,7 @@ def decide(probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: 
 
 
 def _refined(mask: Mask, probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: Sequence[float]) -> Mask:
-    if rules.components == LARGEST:
-        mask = largest_component(mask, probability)
-    elif rules.components == ONE_A_SIDE:
-        mask = one_component_a_side(mask, spacing_mm, probability)
+    mask = kept_components(mask, rules.components, spacing_mm, probability)
     return fill_holes(mask) if rules.fill_holes else mask
 
 
@@ -131,7 +89,7 @@ def _give_to_the_smaller(labels: NDArray[np.uint8], contested: Mask, claims: Map
     smallest = np.full(int(contested.sum()), np.iinfo(np.int64).max)
     owner = labels[contested]
     for structure, claim in claims.items():
-        components, _ = ndimage.label(claim)
+        components, _ = labelled_components(claim)
         here = components[contested]
         sizes = np.bincount(components.ravel())[here]
         smaller = (here > 0) & (sizes < smallest)

@@ -10,11 +10,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from challenge.contract import BACKGROUND, Structure
+from challenge.contract import Structure
 from pipeline.config import OURS, PAPER
-from pipeline.data.cases import array_from, image_from
+from pipeline.data.cases import array_from, image_from, left_right_axis
 from pipeline.data.preprocessing import normalise, resample_like, resample_to_spacing
+from pipeline.inference.postprocessing import merge
 from pipeline.inference.sliding_window import predict_volume
+from pipeline.model.rules import PostProcessing, rules_of
 from pipeline.model.weights import Segmenter
 
 
@@ -26,30 +28,54 @@ class Segmentation:
     probabilities: dict[Structure, NDArray[np.float32]]
 
 
-def segment_case(image: sitk.Image, segmenters: Sequence[Segmenter], *, overlap: float = OURS.overlap) -> Segmentation:
+def segment_case(
+    image: sitk.Image,
+    segmenters: Sequence[Segmenter],
+    *,
+    rules: Mapping[Structure, PostProcessing] | None = None,
+    overlap: float = OURS.overlap,
+) -> Segmentation:
     """Segment a scan: a 3-D float32 image of any grid and orientation.
+
+    Args:
+        image: the scan.
+        segmenters: one for each structure.
+        rules: post-processing by structure; for a structure without, its card's count. The paper's cards name none.
+        overlap: of neighbouring windows, as a fraction in [0, 1).
 
     Raises:
         CaseError: the scan is constant, or too large once resampled.
 
     Source: Kondo 2021, Sections 2 and 3.
     """
+    rules = {s.structure: rules_of(s.card) for s in segmenters} | dict(rules or {})
     resampled = resample_to_spacing(image, PAPER.spacing_mm)
     volume = normalise(array_from(resampled))
-    probabilities = {
-        s.structure: restore_probability(predict_structure(volume, s, overlap=overlap), resampled, native=image)
-        for s in segmenters
-    }
-    return Segmentation(merge_structures(probabilities), probabilities)
+    probabilities = {}
+    for s in segmenters:
+        mirror_axis = left_right_axis(resampled) if rules[s.structure].flip_average else None
+        probability = predict_structure(volume, s, overlap=overlap, mirror_axis=mirror_axis)
+        probabilities[s.structure] = restore_probability(probability, resampled, native=image)
+    x_mm, y_mm, z_mm = image.GetSpacing()
+    return Segmentation(merge(probabilities, rules, (z_mm, y_mm, x_mm)), probabilities)
 
 
 def predict_structure(
-    volume: NDArray[np.float32], segmenter: Segmenter, *, overlap: float = OURS.overlap
+    volume: NDArray[np.float32],
+    segmenter: Segmenter,
+    *,
+    overlap: float = OURS.overlap,
+    mirror_axis: int | None = None,
 ) -> NDArray[np.float32]:
     """Predict a structure's probability in a normalised volume, both `(D, H, W)` float32, on the volume's 0.5 mm grid.
 
-    Inference, validation and the search all predict with this function.
+    With a `mirror_axis` it is the mean of the volume's prediction and of its mirror image's, turned back. Inference,
+    validation and the search all predict with this function.
     """
+    if mirror_axis is not None:
+        mirrored = np.ascontiguousarray(np.flip(volume, mirror_axis))
+        straight, turned = (predict_structure(v, segmenter, overlap=overlap) for v in (volume, mirrored))
+        return (straight + np.flip(turned, mirror_axis)) * np.float32(0.5)
     return predict_volume(
         volume,
         segmenter,
@@ -68,26 +94,3 @@ def restore_probability(
     Labels are decided after this step: a resampled label map would lose thin structures such as the cochlea.
     """
     return array_from(resample_like(image_from(probability, resampled), native))
-
-
-def merge_structures(probabilities: Mapping[Structure, NDArray[np.float32]]) -> NDArray[np.uint8]:
-    """Merge the structures' probabilities `(D, H, W)` into one label map, uint8.
-
-    A voxel gets the label of its likeliest structure if that probability is above 0.5, and is background otherwise.
-    Between equal probabilities, the first structure wins.
-
-    Raises:
-        ValueError: no structure, or shapes that differ.
-    """
-    shapes = {p.shape for p in probabilities.values()}
-    if len(shapes) != 1:
-        raise ValueError(
-            f"probabilities to merge: expected one shape, got {sorted(shapes)}; restore them to one grid first"
-        )
-    labels = np.full(shapes.pop(), BACKGROUND, dtype=np.uint8)
-    highest = np.full(labels.shape, 0.5, dtype=np.float32)
-    for structure, probability in probabilities.items():
-        wins = probability > highest
-        labels[wins] = structure.label
-        highest[wins] = probability[wins]
-    return labels

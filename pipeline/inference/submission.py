@@ -5,9 +5,10 @@ Source: the challenge's contract (`challenge.contract`).
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 import torch
@@ -19,6 +20,8 @@ from challenge.quantities import counted
 from pipeline.config import OURS
 from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
 from pipeline.inference.segment import Segmentation, segment_case
+from pipeline.inference.target_statistics import with_cohort_statistics
+from pipeline.model.rules import PostProcessing, rules_of
 from pipeline.model.shipped import weights_folder, weights_name
 from pipeline.model.weights import Segmenter, load_segmenter
 from pipeline.runtime.allocator import keep_large_blocks
@@ -33,7 +36,12 @@ class SubmissionError(Exception):
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The options of `predict`. `weights` is a folder, or the name of a shipped set; None stands for the default."""
+    """The options of `predict`.
+
+    `weights` is a folder, or the name of a shipped set; None stands for the default. `rules` holds, by structure, the
+    values for post-processing that take the place of the card's. `target_statistics` estimates batch norm's statistics
+    on all scans of the folder first, also on those that `skip_existing` skips: a resumed run gives the same label maps.
+    """
 
     input_folder: Path
     output_folder: Path
@@ -42,6 +50,8 @@ class PredictOptions:
     overlap: float = OURS.overlap
     save_probabilities: bool = False
     skip_existing: bool = False
+    target_statistics: bool = False
+    rules: Mapping[Structure, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,15 @@ class Submission:
     weights: Path
     device: torch.device
     segmenters: list[Segmenter]
+    rules: dict[Structure, PostProcessing]
 
     def __str__(self) -> str:
-        """Say how many scans there are, which weights segment them and where, then which entries are ignored."""
+        """Say how many scans there are, which weights segment them and where; then rules, and entries ignored."""
         folder, scans = self.options.input_folder, counted(len(self.scans), "scan")
         text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on {self.device}"
-        return f"{text}\nignored in {folder}: {', '.join(self.ignored)}" if self.ignored else text
+        lines = [f"post-processing of {s.title}: {rules}" for s, rules in self.rules.items() if rules.change_anything]
+        lines += [f"ignored in {folder}: {', '.join(self.ignored)}"] if self.ignored else []
+        return "\n".join([text, *lines])
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,18 @@ def prepare_submission(options: PredictOptions) -> Submission:
     check_writable(options.output_folder)
     device, weights = pick_device(options.device), weights_folder(options.weights)
     segmenters = [load_segmenter(weights, structure, device) for structure in STRUCTURES]
-    return Submission(options, scans, ignored, weights, device, segmenters)
+    rules = {s.structure: replace(rules_of(s.card), **options.rules.get(s.structure, {})) for s in segmenters}
+    return Submission(options, scans, ignored, weights, device, segmenters, rules)
+
+
+def adapted_to_cohort(submission: Submission, tell: Callable[[str], None]) -> Submission:
+    """Return the submission with networks that have its scans' statistics, if its options ask for that.
+
+    `tell` takes a line for every scan that is left out, and one for the outcome.
+    """
+    if not submission.options.target_statistics:
+        return submission
+    return replace(submission, segmenters=with_cohort_statistics(submission.segmenters, submission.scans, tell))
 
 
 def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -163,7 +187,7 @@ def _segment(submission: Submission, path: Path, labels_path: Path) -> CaseResul
         return CaseResult(skipped=True)
     image = read_scan(path)
     try:
-        segmentation = segment_case(image, submission.segmenters, overlap=options.overlap)
+        segmentation = segment_case(image, submission.segmenters, rules=submission.rules, overlap=options.overlap)
     except CaseError as error:
         raise CaseError(f"{path.name}: {error}") from error
     _write(segmentation, image, labels_path, save_probabilities=options.save_probabilities)

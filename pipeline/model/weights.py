@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from challenge.contract import Structure
 from challenge.files import written_whole
 from pipeline.model.enet import ENet3d
+from pipeline.model.rules import rules_of
 from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
 
 CARD_FORMAT = 1
@@ -134,6 +135,10 @@ def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
             f"{path}: expected weights for {structure.key} (label {structure.label}), got {card['structure']} "
             f"(label {card['label']}); the files were renamed: give them their own names back"
         )
+    try:
+        rules_of(card)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}; correct the card, or update crossmoda-grl") from error
     return card
 
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from challenge.contract import COCHLEA, VS
-from pipeline.inference.postprocessing import COMPONENTS, PostProcessing, decide, merge, rules_of
+from pipeline.config import COMPONENTS
+from pipeline.inference.postprocessing import decide, merge
+from pipeline.model.rules import PostProcessing
 
 SPACING = (0.5, 0.5, 0.5)
 
@@ -22,7 +24,24 @@ SPECK = (0.8, (2, 4), (2, 4), (60, 62))
 def test_rules_that_change_nothing_by_default():
     volume = probability(TUMOUR, SPECK)
     assert np.array_equal(decide(volume, PostProcessing(), SPACING), volume > 0.5)
-    assert rules_of({}) == PostProcessing()
+
+
+def of_row(*values):
+    return np.array([[values]], dtype=np.float32)
+
+
+def test_likelier_structure_wins_a_contested_voxel():
+    merged = merge({VS: of_row(0.9, 0.6, 0.2, 0.5, 0.7), COCHLEA: of_row(0.3, 0.8, 0.4, 0.51, 0.7)})
+    assert merged.dtype == np.uint8
+    # Between equals the first; 0.5 is not likelier than not.
+    assert merged.tolist() == [[[1, 2, 0, 2, 1]]]
+
+
+def test_merge_refuses_shapes_that_differ_and_nothing_at_all():
+    with pytest.raises(ValueError, match="expected one shape"):
+        merge({VS: of_row(0.9), COCHLEA: of_row(0.9, 0.1)})
+    with pytest.raises(ValueError, match="expected one shape, got \\[\\]"):
+        merge({})
 
 
 def test_components():
@@ -70,16 +89,3 @@ def test_what_a_filled_hole_claims_is_labelled_although_it_is_unlikely():
     volume[5, 6, 15] = 0.1
     labels = merge({VS: volume}, {VS: PostProcessing(fill_holes=True)}, SPACING)
     assert labels[5, 6, 15] == VS.label
-
-
-def test_rules_on_a_card():
-    rules = PostProcessing(components="largest", fill_holes=True, flip_average=True)
-    assert rules_of({"postprocessing": rules.as_card()}) == rules
-
-
-@pytest.mark.parametrize(
-    "named", [{"components": "two"}, {"fill_holes": 1}, {"smooth": True}, "largest", {"components": None}]
-)
-def test_cards_with_other_rules_are_refused(named):
-    with pytest.raises(ValueError, match="card: expected post-processing by"):
-        rules_of({"postprocessing": named})

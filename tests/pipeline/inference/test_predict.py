@@ -12,8 +12,12 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 
+from challenge.contract import STRUCTURES
 from challenge.nifti import geometry_of, read_geometry
 from crossmoda_grl.__main__ import main
+from pipeline.model.rules import PostProcessing
+from pipeline.model.shipped import DEFAULT_WEIGHTS
+from pipeline.model.weights import save_weights
 from tests.images import (
     DIM,
     FLIPPED,
@@ -26,7 +30,7 @@ from tests.images import (
     set_sform,
     write_scan,
 )
-from tests.segmenters import write_narrow_weights
+from tests.segmenters import WINDOW, narrow_network, write_narrow_weights
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +188,72 @@ def test_input_that_is_not_there_is_an_error(folders, weights):
 
 def test_a_shipped_set_is_named_on_the_first_line(folders, monkeypatch):
     scan(folders[0], "crossmoda_1")
-    monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "paper")
-    for chosen in (["--weights", "paper"], []):
+    monkeypatch.delenv("CROSSMODA_GRL_WEIGHTS", raising=False)
+    for chosen, name in ((["--weights", "paper"], "paper"), ([], DEFAULT_WEIGHTS)):
         command = ["predict", "--input", folders[0], "--output", folders[1], "--device", "cpu", *chosen]
         result = CliRunner().invoke(main, [*map(str, command)])
         assert result.exit_code == 0, result.output
-        assert result.stderr.splitlines()[0] == f"1 scan in {folders[0]}, weights from paper, on cpu"
+        assert result.stderr.splitlines()[0] == f"1 scan in {folders[0]}, weights from {name}, on cpu"
+
+
+def test_flags_take_the_place_of_the_card_s_rules(folders, tmp_path):
+    for structure in STRUCTURES:
+        rules = PostProcessing(components="largest", fill_holes=True)
+        card = {"spacing_mm": 0.5, "postprocessing": rules.as_card()}
+        save_weights(tmp_path / "weights", structure, narrow_network(), card, window=WINDOW)
+    scan(folders[0], "crossmoda_1")
+    flags = ["--vs-components", "every", "--no-fill-holes", "--never-empty", "--contested-to-smaller"]
+    for given, vs, cochlea in (
+        ([], "components largest, fill holes", "components largest, fill holes"),
+        (flags, "never empty, keeps contested", "components largest, never empty, keeps contested"),
+    ):
+        result = predict(folders, tmp_path / "weights", *given)
+        assert result.exit_code == 0, result.output
+        told = [line for line in result.stderr.splitlines() if line.startswith("post-processing")]
+        assert told == [f"post-processing of VS: {vs}", f"post-processing of Cochlea: {cochlea}"]
+
+
+def test_flip_averaged_probabilities_are_those_of_both_sides(folders, weights):
+    """A symmetric scan, flip-averaged, has a symmetric probability; the networks alone give none."""
+    array = noise((12, 20, 16))
+    array[..., 8:] = array[..., 7::-1]
+    scan(folders[0], "crossmoda_1", array=array, spacing_mm=(0.5, 0.5, 0.5))
+    asymmetry = {}
+    for flag in ("--no-flip-average", "--flip-average"):
+        assert predict(folders, weights, "--save-probabilities", flag).exit_code == 0
+        probability = sitk.GetArrayFromImage(
+            sitk.ReadImage(str(folders[1] / "probabilities" / "crossmoda_1_vs.nii.gz"))
+        )
+        asymmetry[flag] = np.abs(probability - probability[..., ::-1]).max()
+    assert asymmetry["--flip-average"] < 1e-5 < asymmetry["--no-flip-average"]
+
+
+def test_help_says_that_the_defaults_are_the_card_s():
+    text = CliRunner().invoke(main, ["predict", "--help"], terminal_width=200).stdout
+    for flag in ("--vs-components", "--cochlea-components", "--fill-holes", "--flip-average", "--never-empty"):
+        assert "[default: (the card's)]" in " ".join(text[text.index(flag) :].split())[:400], flag
+
+
+def test_statistics_of_the_cohort_at_hand(folders, weights):
+    for number in (1, 2, 3):
+        scan(folders[0], f"crossmoda_{number}", array=noise((12, 20, 16), seed=number))
+    (folders[0] / "crossmoda_2_hrT2.nii.gz").write_bytes(b"hello" * 999)
+    probabilities = []
+    for options in (["--target-statistics"], ["--target-statistics"], []):
+        result = predict(folders, weights, "--save-probabilities", *options)
+        assert result.exit_code == 1
+        assert "1 of 3 cases failed:" in result.stderr
+        assert sorted(p.name for p in folders[1].glob("*.nii.gz")) == [
+            "crossmoda_1_Label.nii.gz",
+            "crossmoda_3_Label.nii.gz",
+        ]
+        if options:
+            assert "statistics: crossmoda_2 is left out: crossmoda_2_hrT2.nii.gz: expected a NIfTI" in result.stderr
+            assert "statistics: re-estimated on 2 scans, 4 patches of each" in result.stderr
+        image = sitk.ReadImage(str(folders[1] / "probabilities" / "crossmoda_1_vs.nii.gz"))
+        probabilities.append(sitk.GetArrayFromImage(image))
+    np.testing.assert_array_equal(probabilities[0], probabilities[1])
+    assert np.abs(probabilities[0] - probabilities[2]).max() > 1e-3
 
 
 def test_missing_weights_are_an_error_before_any_work(folders, tmp_path):

@@ -1,34 +1,19 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from challenge.contract import COCHLEA, VS
 from challenge.nifti import geometry_of
 from pipeline.data.cases import array_from
 from pipeline.data.preprocessing import resample_to_spacing
-from pipeline.inference.segment import merge_structures, restore_probability, segment_case
-from tests.images import FLIPPED, OBLIQUE, PERMUTED, make_image
+from pipeline.inference.postprocessing import merge
+from pipeline.inference.segment import restore_probability, segment_case
+from pipeline.model.rules import PostProcessing
+from tests.images import FLIPPED, OBLIQUE, PERMUTED, make_image, noise
 from tests.segmenters import ThresholdSegmenter
-
-
-def probabilities(*values):
-    return np.array([[values]], dtype=np.float32)
-
-
-def test_likelier_structure_wins_a_contested_voxel():
-    merged = merge_structures(
-        {VS: probabilities(0.9, 0.6, 0.2, 0.5, 0.7), COCHLEA: probabilities(0.3, 0.8, 0.4, 0.51, 0.7)}
-    )
-    assert merged.dtype == np.uint8
-    # Between equals the first; 0.5 is not likelier than not.
-    assert merged.tolist() == [[[1, 2, 0, 2, 1]]]
-
-
-def test_merge_refuses_shapes_that_differ_and_nothing_at_all():
-    with pytest.raises(ValueError, match="expected one shape"):
-        merge_structures({VS: probabilities(0.9), COCHLEA: probabilities(0.9, 0.1)})
-    with pytest.raises(ValueError, match="expected one shape, got \\[\\]"):
-        merge_structures({})
 
 
 @pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), OBLIQUE, FLIPPED, PERMUTED])
@@ -42,7 +27,7 @@ def test_ball_comes_back_where_it_was_on_the_scan_s_own_grid(direction, spacing_
     )
     bright = make_image((distance_mm < 3).astype(np.float32), spacing_mm, (-12, 7, 3), direction)
     resampled = resample_to_spacing(bright, 0.5)
-    labels = merge_structures({VS: restore_probability(array_from(resampled), resampled, image)})
+    labels = merge({VS: restore_probability(array_from(resampled), resampled, image)})
     np.testing.assert_array_equal(labels == 1, distance_mm < 3)
 
 
@@ -82,3 +67,59 @@ def test_scan_smaller_than_8_voxels_a_side_is_segmented(shape):
     labels = segment_case(image, [ThresholdSegmenter(VS, low=0.0, high=99.0)]).labels
     np.testing.assert_array_equal(labels == 1, array > 0)
     assert geometry_of(sitk.GetImageFromArray(labels)).size_xyz == shape[::-1]
+
+
+def two_boxes():
+    """Noise with a large bright box and a small one, 20 mm apart."""
+    array = np.random.default_rng(0).normal(0, 1, (20, 40, 60)).astype(np.float32)
+    array[8:14, 10:20, 6:16] = array[8:12, 20:24, 50:54] = 50
+    return array
+
+
+def test_rules_come_from_the_card_and_what_is_passed_takes_their_place():
+    image = make_image(two_boxes(), (0.5, 0.5, 0.5))
+    of_card = {"postprocessing": PostProcessing(components="largest").as_card()}
+    segmenter = ThresholdSegmenter(VS, low=1.0, high=99.0, card=of_card)
+    kept = segment_case(image, [segmenter]).labels
+    assert (kept[8:14, 10:20, 6:16] == 1).all()
+    assert not kept[8:12, 20:24, 50:54].any()
+    every = segment_case(image, [segmenter], rules={VS: PostProcessing()}).labels
+    assert (every[8:12, 20:24, 50:54] == 1).all()
+
+
+@pytest.mark.parametrize(("spacing_xyz", "both"), [((1.0, 0.5, 0.5), True), ((0.5, 0.5, 3.0), False)])
+def test_components_are_told_apart_in_mm_along_the_array_s_own_axes(spacing_xyz, both):
+    """The boxes lie 41 voxels apart along x: 41 mm are two sides, 20.5 mm are one, however thick the slices are."""
+    image = make_image(two_boxes(), spacing_xyz)
+    rules = {COCHLEA: PostProcessing(components="one-a-side")}
+    labels = segment_case(image, [ThresholdSegmenter(COCHLEA, low=1.0, high=99.0)], rules=rules).labels
+    assert labels[8:12, 20:24, 50:54].any() == both
+
+
+@dataclass(frozen=True)
+class LeftOfTheWindow(ThresholdSegmenter):
+    """Knows the patient's sides: says 1 in the first half of a window's axis `axis`, and 0 in the second."""
+
+    axis: int = 2
+
+    def __call__(self, windows):
+        said = torch.zeros_like(windows[:, 0])
+        said.narrow(self.axis + 1, 0, windows.shape[self.axis + 2] // 2).fill_(1.0)
+        return said
+
+
+@pytest.mark.parametrize(("direction", "axis"), [(OBLIQUE, 2), (FLIPPED, 2), (PERMUTED, 0)])
+def test_flip_averaging_mirrors_the_patient_left_to_right(direction, axis):
+    """In PERMUTED, the array's first axis runs from right to left."""
+    image = make_image(noise((16, 16, 16), dtype="float32"), (0.5, 0.5, 0.5), direction=direction)
+    averaged = {VS: PostProcessing(flip_average=True)}
+    for seen in range(3):
+        segmenter = LeftOfTheWindow(VS, low=0, high=0, axis=seen)
+        plain = segment_case(image, [segmenter]).probabilities[VS]
+        both = segment_case(image, [segmenter], rules=averaged).probabilities[VS]
+        if seen == axis:
+            np.testing.assert_allclose(both, (plain + np.flip(plain, axis)) / 2, atol=1e-6)
+            np.testing.assert_allclose(both, 0.5, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(both, plain)
+    assert both.dtype == np.float32

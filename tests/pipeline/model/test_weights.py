@@ -65,6 +65,10 @@ def test_card_that_is_no_json_is_refused(folder):
     [
         ({"sha256": None}, "expected a card with sha256, got none"),
         ({"format": 99}, "expected a card of format 1, got 99; update crossmoda-grl"),
+        (
+            {"postprocessing": {"smooth": True}},
+            "vs.json: card: expected post-processing by .* got smooth = True; correct",
+        ),
         ({"network": {"name": "UNet", "config": {}}}, "expected the network ENet3d"),
         ({"structure": "cochlea", "label": 2}, "expected weights for vs .* the files were renamed"),
         ({"network": {"name": "ENet3d", "config": {"channels": [8, 8, 16]}}}, "expected the weights of"),
@@ -98,6 +102,8 @@ def test_environment_names_the_folder_or_the_shipped_set(monkeypatch, tmp_path):
     assert weights_folder("paper") == shipped_sets()["paper"]
     monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "paper")
     assert weights_folder() == shipped_sets()["paper"]
+    monkeypatch.setenv("CROSSMODA_GRL_WEIGHTS", "")  # as compose sets it
+    assert weights_folder() == shipped_sets()[DEFAULT_WEIGHTS]
     monkeypatch.delenv("CROSSMODA_GRL_WEIGHTS")
     assert weights_folder() == shipped_sets()[DEFAULT_WEIGHTS]
     assert weights_folder().parent.name == "weights"
