@@ -88,13 +88,17 @@ SCORED = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: a phase of a run, with the source's or the target's batch statistics; may it be shipped?"""
+    """One row of the table: a phase of a run, with the source's or the target's batch statistics; may it be shipped?
+
+    `anatomy` tells whether its predictions are post-processed; None leaves that to `export`.
+    """
 
     name: str
     runs: str
     phase: str
     target_statistics: bool = False
     may_ship: bool = False
+    anatomy: bool | None = None
 
 
 ARMS = (
@@ -259,8 +263,10 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
     folder = out / "arms" / arm.name / f"seed{seed}"
     run = out / "runs" / arm.runs.format(seed=seed) / structure.key
     if not (folder / f"{structure.key}.json").exists():
-        flag = ["--target-statistics"] if arm.target_statistics else []
-        command("export", run, "--phase", arm.phase, "--out", folder, *flag)
+        flags = ["--target-statistics"] if arm.target_statistics else []
+        if arm.anatomy is not None:
+            flags.append("--anatomy" if arm.anatomy else "--no-anatomy")
+        command("export", run, "--phase", arm.phase, "--out", folder, *flags)
     for scored in SCORED:
         path = folder / f"{structure.key}_{scored.name}.json"
         if not path.exists() and (arm.may_ship or not scored.only_to_choose):

@@ -1,11 +1,16 @@
-"""Choose what is shipped on the tuning phantoms, and export it with its scores. Phantoms, not patients.
+"""Choose what is shipped, and export it with its scores. Phantoms, not patients; the held-out ones play no part.
 
-    python -m experiments.ship --out experiment --weights weights
+    python -m experiments.ship --out experiment --set paper
+    python -m experiments.ship --out experiment --set best
 
-For each structure: the paper's phase 2, or the same with the target's statistics if the mean tuning Dice of all seeds
-is clearly better; then the seed with the highest tuning Dice. The held-out phantoms play no part in the choice.
+`paper`: for each structure the paper's phase 2, or the same with the target's statistics if the mean tuning Dice of all
+seeds is clearly better; then the seed with the highest tuning Dice.
+
+`best`: the last phase of the recipe `best-cpu`, and the seed that is chosen without target labels: the one whose source
+validation Dice, times the mean agreement of the views in its last round, is the highest.
 """
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,10 @@ import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
 from experiments.arms import ARMS, COHORTS, Arm, command, write_json
+from experiments.ladder import RECIPE, rungs
 from experiments.table import TITLES, read_scores
+from pipeline.training.checkpoint import finished_checkpoint, saved_progress
+from pipeline.training.report import PSEUDO_LABELS_FILE
 
 # A smaller gain than this is noise, and the paper's method is shipped.
 CLEARLY = 0.01
@@ -28,6 +36,26 @@ def choose(out: Path, structure: Structure) -> tuple[Arm, int]:
     best = max(others, key=lambda arm: dice[arm].mean())
     chosen = best if dice[best].mean() > dice[paper].mean() + CLEARLY else paper
     return chosen, int(np.argmax(dice[chosen]))
+
+
+def choose_without_labels(out: Path, structure: Structure) -> tuple[Arm, int]:
+    """Return the best recipe's last arm, and the seed to ship, chosen by what is known without target labels."""
+    *_, arm = rungs(structure)
+    runs = sorted((out / "runs" / "best").glob(f"seed*/{structure.key}/{arm.phase}"))
+    if not runs:
+        raise click.ClickException(f"{out}: expected runs of the recipe {RECIPE}; run ladder.py first")
+    scores = {int(run.parent.parent.name.removeprefix("seed")): label_free_score(run) for run in runs}
+    click.echo(f"{structure.title}: source Dice x agreement by seed {scores}")
+    return arm, max(scores, key=lambda seed: scores[seed])
+
+
+def label_free_score(run: Path) -> float:
+    """Return a round's last source validation Dice, times the mean agreement of the views of its pseudo-labels."""
+    history = saved_progress(finished_checkpoint(run))["history"]
+    source = float(np.mean(list(history[-1]["validation"]["dice"].values())))
+    with (run / PSEUDO_LABELS_FILE).open(encoding="utf-8") as stream:
+        agreement = float(np.mean([float(row["agreement"]) for row in csv.DictReader(stream)]))
+    return round(source * agreement, 4)
 
 
 def tuning_dice(out: Path, arm: Arm, structure: Structure) -> np.ndarray:
@@ -43,6 +71,7 @@ def summary(out: Path, arm: str, structure: Structure, cohort: str, seed: int) -
     """Sum up one seed's scores on a cohort, for the card."""
     scores = read_scores(out, arm, structure, cohort)
     assert scores is not None
+    seed = scores.seeds.index(seed)
     dice, assd = scores.dice[seed], scores.assd_mm[seed]
     return {
         "phantom_seed": COHORTS[cohort][0],
@@ -72,11 +101,13 @@ def compared(out: Path, structure: Structure) -> dict[str, Any]:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What arms.py was given.")
-@click.option("--weights", type=click.Path(path_type=Path), default=Path("weights"), help="Where to export to.")
-def main(out: Path, weights: Path) -> None:
+@click.option("--set", "named", type=click.Choice(["paper", "best"]), default="paper", help="Which set.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Where to export to.  [default: weights/SET]")
+def main(out: Path, named: str, weights: Path | None) -> None:
     """Export each structure's chosen network, its card with the scores of every arm."""
+    weights = weights or Path("weights") / named
     for structure in STRUCTURES:
-        arm, seed = choose(out, structure)
+        arm, seed = choose(out, structure) if named == "paper" else choose_without_labels(out, structure)
         scores = {
             "target": {cohort: summary(out, arm.name, structure, cohort, seed) for cohort in ("tuning", "held_out")},
             "source_with_these_weights": summary(out, arm.name, structure, "source_validation", seed),
@@ -87,11 +118,13 @@ def main(out: Path, weights: Path) -> None:
         path = out / f"{structure.key}_scores.json"
         write_json(path, scores)
         note = (
-            f"Phantoms only: no figure here says anything about patients. Training seed {seed}, chosen by the Dice "
-            "on the tuning phantoms; docs/results.md has the whole comparison, its arms by the same letters."
+            f"Phantoms only: no figure here says anything about patients. Training seed {seed}, chosen "
+            + ("by the Dice on the tuning phantoms" if named == "paper" else "without target labels")
+            + "; docs/results.md has the whole comparison, its arms by the same names."
         )
         run = out / "runs" / arm.runs.format(seed=seed) / structure.key
         flag = ["--target-statistics"] if arm.target_statistics else []
+        flag += ["--anatomy"] if arm.anatomy else []
         command("export", run, "--phase", arm.phase, "--out", weights, "--scores", path, "--note", note, *flag)
         click.echo(f"{structure.title}: {json.dumps(scores['target'])}")
 

@@ -22,6 +22,17 @@ TITLES = {
     "phase2+statistics": "e. c with the target's statistics",
     "control": "d. control: phase 2's steps, source only",
     "control+statistics": "e. d with the target's statistics",
+    "best:supervised": "best, its phase 1",
+    "best:self_training_1": "best, self-training 1",
+    "best:self_training_2": "best, self-training 2",
+    "best": "**best**",
+    "convolution": "its phase 1 with random convolutions (GIN)",
+    "label-aware": "its phase 1 with label-aware maps",
+    "tumour-intensity": "its phase 1 with the tumour's intensity alone",
+    "not-randomised": "self-training without randomised sources",
+    "mild": "its phase 1 with mild contrast",
+    "own-teacher": "self-training without the target's statistics",
+    "no-agreement": "self-training 1 without the views' agreement",
     "oracle": "f. oracle: phase 1 on the target's labels",
 }
 _TRIED = {
@@ -47,8 +58,9 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class Scores:
-    """An arm's scores: arrays `(seeds, cases)`, cases in the same order in every arm."""
+    """An arm's scores: arrays `(seeds, cases)`, cases in the same order in every arm; which seeds they are."""
 
+    seeds: list[int]
     dice: np.ndarray
     assd_mm: np.ndarray
     empty: np.ndarray
@@ -66,7 +78,8 @@ def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Score
     def values(name: str) -> np.ndarray:
         return np.array([[scores[case][name] for case in cases] for scores in seeds], dtype=float)
 
-    return Scores(values("dice"), values("assd_mm"), values("empty"), values("volume_ratio"))
+    numbers = [int(path.parent.name.removeprefix("seed")) for path in files]
+    return Scores(numbers, values("dice"), values("assd_mm"), values("empty"), values("volume_ratio"))
 
 
 def table(out: Path, structure: Structure, cohort: str, titles: Mapping[str, str]) -> Iterator[str]:
@@ -132,8 +145,9 @@ def times(out: Path) -> Iterator[str]:
     """Yield how long each phase took, validation included, one thread."""
     yield "| run | phase | epochs | seconds |"
     yield "|---|---|---|---|"
-    for path in sorted((out / "runs").glob("*/*/*/checkpoint.pt")):
-        run, structure, phase = path.parts[-4:-1]
+    for path in sorted((out / "runs").rglob("checkpoint.pt")):
+        *parts, structure, phase = path.parent.relative_to(out / "runs").parts
+        run = " ".join(parts)
         if phase == "supervised" and run in _TRIED:
             continue  # seed 0's
         history = saved_progress(read_checkpoint(path))["history"]

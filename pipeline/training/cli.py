@@ -126,6 +126,11 @@ def reported_errors(runs: Path) -> Iterator[None]:
     is_flag=True,
     help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.",
 )
+@click.option(
+    "--anatomy/--no-anatomy",
+    default=None,
+    help="Put post-processing on the card: one tumour, a cochlea a side.  [default: for phases beyond the paper]",
+)
 @click.option("--note", default="", help="A line for the card.")
 @click.option("--scores", "scores_file", type=_PATH, help="JSON object of scores to put on the card.")
 def export(run: Path, out: Path, scores_file: Path | None, **options: Any) -> None:

@@ -15,6 +15,7 @@ from pipeline.config import BEST, LAST, OURS, SPLIT_PARTS
 from pipeline.data.cache import normalised_volume
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
+from pipeline.model.rules import PostProcessing
 from pipeline.model.weights import save_weights
 from pipeline.training.checkpoint import CHECKPOINT_FILE, finished_checkpoint, network_of, saved_progress
 from pipeline.training.execution import FP32
@@ -36,6 +37,8 @@ class ExportOptions:
         phase: key of the phase whose network it is; by default the run's last one that is no comparison.
         which: "best" by source validation, or "last"; by default what the phase's record says.
         target_statistics: re-estimate batch norm's statistics on the run's unlabelled target scans, beyond the paper.
+        anatomy: put post-processing on the card: the components that anatomy allows, holes filled; by default for
+            phases beyond the paper.
         note: a line for the card.
         scores: by name, put on the card beside the source validation's.
     """
@@ -43,6 +46,7 @@ class ExportOptions:
     phase: str | None = None
     which: str | None = None
     target_statistics: bool = False
+    anatomy: bool | None = None
     note: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,6 +92,10 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         card["departures_from_paper"]["statistics"] = f"{told} (pipeline.adaptation.statistics)"
         if card["scores"]["source_validation"]:
             card["scores"]["source_validation"]["statistics"] = "the source's, as trained, not those of these weights"
+    if options.anatomy if options.anatomy is not None else not (phase.is_the_papers or phase.is_comparison):
+        rules = PostProcessing(components=OURS.components[structure], fill_holes=True)
+        card["postprocessing"] = rules.as_card()
+        card["departures_from_paper"]["postprocessing"] = f"{rules.components} component, holes filled"
     card["scores"] |= options.scores
     return save_weights(out, structure, network, card, window=window)
 
