@@ -216,7 +216,7 @@ def _by_name(folders: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     type=_NamedFolder(),
     multiple=True,
     required=True,
-    help="Folder of {case}_Label.nii.gz to outline, a column each; can be repeated. The title is NAME, or the folder's.",
+    help="Folder of {case}_Label.nii.gz to outline, a column each; repeatable. The title is NAME, or the folder's.",
 )
 @click.option("--reference", type=_FOLDER, help="Folder of reference label maps: a column, and Dice in the others.")
 @click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")
