@@ -1,4 +1,4 @@
-"""What a plain threshold scores on the phantoms: the floor that a network has to beat.
+"""What a plain threshold scores on the phantoms: the score that a network has to beat.
 
 For each domain and structure the best single band of intensities is searched on tuning cases and scored on others:
 raw, and with the connected components that have the structure's size kept (for a tumour the largest, for cochleas two).

@@ -38,7 +38,7 @@ _SWITCHES = {
     ),
     "keeps_contested": (
         "--contested-to-smaller/--contested-to-likelier",
-        "Who gets a voxel that both structures claim: the smaller body, or the likelier structure.",
+        "Which structure gets a voxel that both claim: that of the smaller body, or the likelier one.",
     ),
 }
 _CARD = "the card's"  # the default of all post-processing
@@ -216,7 +216,7 @@ def _by_name(folders: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     type=_NamedFolder(),
     multiple=True,
     required=True,
-    help="Folder of {case}_Label.nii.gz to outline, a column each; may be repeated. The folder's name is the title.",
+    help="Folder of {case}_Label.nii.gz to outline, a column each; repeatable. The title is NAME, or the folder's.",
 )
 @click.option("--reference", type=_FOLDER, help="Folder of reference label maps: a column, and Dice in the others.")
 @click.option("--out", type=_FOLDER, required=True, help="PNG file to write.")

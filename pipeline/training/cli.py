@@ -25,7 +25,12 @@ _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
 # What decides a run, apart from its seed and epochs, and where its scans are kept; `tune` has the same options.
 _SETTINGS_OPTIONS = (
-    click.option("--recipe", type=click.Choice(list(RECIPES)), default="paper", help="cpu: reduced, for two cores."),
+    click.option(
+        "--recipe",
+        type=click.Choice(list(RECIPES)),
+        default="paper",
+        help="best: beyond the paper, with self-training. cpu, best-cpu: reduced, for two cores.",
+    ),
     click.option("--config", type=_PATH, help="TOML file with changes to the recipe."),
     click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part."),
     click.option(

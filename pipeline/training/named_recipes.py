@@ -41,7 +41,7 @@ _CPU: Mapping[Structure, Recipes] = {
 #             differently (too small, too large), and where they disagree a case is refused.
 #   cochlea   its contrast carries the information, so the first network is the paper's phase 1; with the target's
 #             statistics it finds the cochlea, and labels round 1. Mild, monotone contrast from there.
-#   rounds    the last network of each goes on: source Dice would choose the one that has adapted least.
+#   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
 _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
 
