@@ -100,6 +100,52 @@ def test_masks_are_cut_and_mirrored_with_their_patches() -> None:
             assert np.array_equal(batch.patches[:, 0] > 5.5, batch.masks)
 
 
+def test_certain_voxels_are_cut_and_mirrored_with_their_patches() -> None:
+    volume = labelled()
+    certain = volume.volume > 0.0
+    volume = TrainingVolume("case_106", volume.volume, volume.mask, certain)
+    for mirror in (False, True):
+        rng = np.random.default_rng(4)
+        for batch in epoch_batches([volume], window=16, batch_size=4, patches_per_volume=16, rng=rng, mirror=mirror):
+            assert batch.certain is not None
+            assert batch.certain.dtype == np.bool_
+            assert np.array_equal(batch.certain, batch.patches[:, 0] > 0)
+            assert np.array_equal(batch.masks, batch.patches[:, 0] > 5.5)
+
+
+def test_all_voxels_of_a_case_that_names_none_are_certain() -> None:
+    plain, rng = labelled("case_1"), np.random.default_rng(5)
+    doubtful = TrainingVolume("case_106", plain.volume, plain.mask, np.zeros(plain.volume.shape, dtype=np.bool_))
+    (batch,) = epoch_batches([plain, doubtful], window=8, batch_size=8, patches_per_volume=4, rng=rng)
+    assert batch.certain is not None
+    for case, certain in zip(batch.cases, batch.certain, strict=True):
+        assert certain.all() if case == "case_1" else not certain.any()
+    (batch,) = epoch_batches([plain], window=8, batch_size=8, patches_per_volume=4, rng=rng)
+    assert batch.certain is None
+
+
+def test_an_augmentation_is_given_what_is_cut_and_gives_what_is_in_the_batch() -> None:
+    volume = labelled()
+    volume = TrainingVolume("case_1", volume.volume, volume.mask, volume.volume > 0)
+    seen: list[float] = []
+
+    def augment(patch: Any, mask: Any, certain: Any, whole: TrainingVolume, rng: np.random.Generator) -> Any:
+        assert whole is volume
+        assert np.array_equal(mask, patch > 5.5)
+        assert np.array_equal(certain, patch > 0)
+        seen.append(float(rng.random()))
+        return patch + 100, ~mask, ~certain
+
+    rng = np.random.default_rng(6)
+    (batch,) = epoch_batches(
+        [volume], window=16, batch_size=4, patches_per_volume=4, rng=rng, mirror=True, augment=augment
+    )
+    assert np.array_equal(batch.masks, batch.patches[:, 0] <= 105.5)
+    assert batch.certain is not None
+    assert np.array_equal(batch.certain, batch.patches[:, 0] <= 100)
+    assert len(set(seen)) == 4  # a seed for each patch
+
+
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
 def test_the_fraction_of_patches_centred_in_the_structure(fraction: float, expected: int) -> None:
     # The head of this volume is one voxel far from the structure, so a patch holds either the one or the other.
@@ -157,6 +203,8 @@ def test_misfits_are_refused() -> None:
         TrainingVolume("case_1", array, np.zeros((8, 8, 4), dtype=np.bool_))
     with pytest.raises(ValueError, match=r"case_1: expected a mask of bool \(8, 8, 8\), got uint8"):
         TrainingVolume("case_1", array, np.zeros((8, 8, 8), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"case_1: expected certain voxels of bool \(8, 8, 8\), got float32"):
+        TrainingVolume("case_1", array, None, np.zeros((8, 8, 8), dtype=np.float32))
     with pytest.raises(ValueError, match=r"case_1: expected a volume .* of float32, got 3 axes of float64"):
         TrainingVolume("case_1", array.astype(np.float64))
     with pytest.raises(ValueError, match="case_1: expected a mask with voxels to centre a patch in"):

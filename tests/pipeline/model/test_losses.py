@@ -104,6 +104,46 @@ def test_both_parts_pull_towards_the_mask() -> None:
         assert (gradient[0, 1].flatten()[2:] > 0).all()  # less elsewhere
 
 
+def test_where_all_voxels_count_it_is_the_loss_without_saying_so() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(3, 2, 4, 6, 5, generator=generator)
+    mask = torch.rand(3, 4, 6, 5, generator=generator) > 0.8
+    for one, other in zip(
+        supervised_loss(logits, mask), supervised_loss(logits, mask, certain=torch.ones_like(mask)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_loss_of_certain_voxels_by_hand() -> None:
+    # Of eight voxels the first four count: two of structure, one of them found (p = 3/4, 1/4), and two of background,
+    # neither found (p = 1/4). Three give their class 3/4, one gives it 1/4.
+    loss = supervised_loss(quarter_logits(1), mask_of(2), dice_weight=3.4, certain=mask_of(4))
+    assert loss.cross_entropy.item() == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4, rel=1e-6)
+    # overlap 3/4 + 1/4 = 1; sum p = 3/4 + 3/4 = 1.5; sum g = 2: 1 - (2 + 1) / (1.5 + 2 + 1) = 1/3
+    assert loss.dice.item() == pytest.approx(1 / 3, rel=1e-6)
+    assert loss.total.item() == pytest.approx(loss.cross_entropy.item() + 3.4 / 3, rel=1e-6)
+
+
+def test_uncertain_voxels_carry_no_gradient_and_their_label_does_not_matter() -> None:
+    certain = mask_of(5)
+    logits = quarter_logits(3).requires_grad_()
+    supervised_loss(logits, mask_of(4), certain=certain).total.backward()
+    gradient = logits.grad[0].flatten(1)
+    assert (gradient[:, :5] != 0).all()
+    assert (gradient[:, 5:] == 0).all()
+    other = mask_of(4) | ~certain
+    assert supervised_loss(logits, other, certain=certain) == supervised_loss(logits, mask_of(4), certain=certain)
+
+
+def test_where_no_voxel_counts_the_loss_is_finite_and_teaches_nothing() -> None:
+    logits = quarter_logits(3).requires_grad_()
+    loss = supervised_loss(logits, mask_of(4), certain=mask_of(0))
+    # Nothing predicted and nothing to find: 1 - s / s.
+    assert [part.item() for part in loss] == [0.0, 0.0, 0.0]
+    loss.total.backward()
+    assert (logits.grad == 0).all()
+
+
 def test_misfits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got \(1, 3, 2, 2, 2\) and \(1, 2, 2, 2\)"):
         supervised_loss(torch.zeros(1, 3, 2, 2, 2), mask_of(1))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from challenge.contract import COCHLEA, STRUCTURES, VS
+from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.training.named_recipes import RECIPES, ConfigError, chosen_recipes
-from pipeline.training.phases import ADAPTATION, CONTROL, SUPERVISED
+from pipeline.training.phases import ADAPTATION, CONTROL, PHASES, SELF_TRAINING, SUPERVISED
+from pipeline.training.recipes import BOTH, NETWORK, STATISTICS, Recipe, SelfTrainingRecipe
 
 
 def test_the_paper_s_departs_in_nothing() -> None:
@@ -33,6 +34,96 @@ def test_the_reduced_one_names_its_departures() -> None:
     for recipes in RECIPES["cpu"].values():
         assert [recipe.learning_rate for recipe in recipes.values()] == [1.0e-3, 6.7e-5]
         assert [recipe.dice_weight for recipe in recipes.values()] == [3.4, 3.4]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.key)
+def test_every_named_recipe_can_be_run(name: str, structure: Structure) -> None:
+    recipes = chosen_recipes(name, structure)
+    earlier: list[str] = []
+    for phase, recipe in recipes.items():
+        assert isinstance(recipe, phase.recipe_type)
+        assert list(recipe.problems()) == []
+        start = phase.start(recipe)
+        assert start in earlier if earlier else start is None  # else the run would stop before this phase
+        assert PHASES[phase.key] is phase
+        earlier.append(phase.key)
+
+
+@pytest.mark.parametrize("name", ["best", "best-cpu"])
+def test_the_best_ones_go_from_phase_1_through_rounds_of_self_training(name: str) -> None:
+    first, second, third = SELF_TRAINING
+    vs, cochlea = (chosen_recipes(name, structure) for structure in (VS, COCHLEA))
+    assert list(vs) == [SUPERVISED, first, second, third]
+    assert list(cochlea) == [SUPERVISED, first, second]
+    for recipes in (vs, cochlea):
+        rounds = list(recipes)[1:]
+        assert [phase.start(recipes[phase]) for phase in rounds] == [phase.key for phase in list(recipes)[:-1]]
+        assert all(recipes[phase].mirror for phase in recipes)
+        assert {recipes[phase].target_augmentation for phase in rounds} == {"light"}
+        windows = {(recipe.window, recipe.batch_size) for phase, recipe in recipes.items() if phase in rounds}
+        assert windows == {(recipes[SUPERVISED].window, recipes[SUPERVISED].batch_size)}
+    # The tumour's contrast turns round between the domains, and the cochlea's carries the information.
+    assert {recipe.augmentation for recipe in vs.values()} == {"contrast"}
+    assert [recipe.augmentation for recipe in cochlea.values()] == ["none", "mild", "mild"]
+    assert [vs[phase].teacher for phase in (first, second, third)] == [BOTH, NETWORK, NETWORK]
+    assert [cochlea[phase].teacher for phase in (first, second)] == [STATISTICS, NETWORK]
+    assert [first.start_epoch(vs[first]), first.start_epoch(cochlea[first])] == ["last", "best"]
+    assert {phase.start_epoch(vs[phase]) for phase in (second, third)} == {"last"}
+    assert second.start_epoch(cochlea[second]) == "last"
+
+
+def test_the_best_one_has_the_paper_s_windows_and_batches_and_the_cpu_s_smaller_ones() -> None:
+    for structure in STRUCTURES:
+        paper = chosen_recipes("paper", structure)[SUPERVISED]
+        for recipe in chosen_recipes("best", structure).values():
+            assert (recipe.window, recipe.batch_size) == (paper.window, paper.batch_size)
+            assert not {"window", "batch_size", "learning_rate", "dice_weight"} & recipe.departures(structure).keys()
+        assert chosen_recipes("best", structure)[SUPERVISED].epochs == 60
+    for structure, window in ((VS, 64), (COCHLEA, 48)):
+        assert {r.window for r in chosen_recipes("best-cpu", structure).values()} == {window}
+        assert {r.batch_size for r in chosen_recipes("best-cpu", structure).values()} == {4}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"batch_size": 5}, "batch_size: expected an even number, half of it for each domain, got 5"),
+        ({"start_epoch": "first"}, "start_epoch: expected best or last, got first"),
+        ({"teacher": "nobody"}, "teacher: expected network or statistics or both, got nobody"),
+        ({"agreement": 1.5}, "agreement: expected 0 to 1, got 1.5"),
+        ({"kept_share": -0.1}, "kept_share: expected 0 to 1, got -0.1"),
+        ({"uncertain_band": 0.5}, "uncertain_band: expected 0 to less than 0.5, got 0.5"),
+        ({"smallest_volume": -1.0}, "smallest_volume: expected 0 or more, got -1.0"),
+        ({"largest_volume": float("inf")}, "largest_volume: expected 0 or more, got inf"),
+    ],
+)
+def test_what_a_round_cannot_do_is_named(change: dict[str, object], problem: str) -> None:
+    assert list(replace(SelfTrainingRecipe(64, 4), **change).problems()) == [problem]
+
+
+@pytest.mark.parametrize("field", ["augmentation", "contrast_view", "target_augmentation"])
+def test_an_unknown_augmentation_is_named(field: str) -> None:
+    (problem,) = replace(SelfTrainingRecipe(64, 4), **{field: "wild"}).problems()
+    assert problem == (
+        f"{field}: expected none or contrast or convolution or mixed or structure or mild or light, got wild"
+    )
+
+
+def test_a_file_changes_one_round(tmp_path: Path) -> None:
+    first, second, _ = SELF_TRAINING
+    before = chosen_recipes("best", VS)
+    config = written(tmp_path, "[self_training_1]\nagreement = 1\n[vs.self_training_2]\nteacher = 'both'")
+    after = chosen_recipes("best", VS, config=config)
+    changed: dict[object, Recipe] = {
+        first: replace(before[first], agreement=1.0),
+        second: replace(before[second], teacher="both"),
+    }
+    assert after == {**before, **changed}
+    with pytest.raises(ConfigError, match="teacher: expected network or statistics or both, got all"):
+        chosen_recipes("best", VS, config=written(tmp_path, "[self_training_1]\nteacher = 'all'"))
+    with pytest.raises(ConfigError, match="recipe paper: expected one of its phases for vs, supervised, adaptation"):
+        chosen_recipes("paper", VS, phases=[first])
 
 
 def written(folder: Path, text: str) -> Path:
@@ -81,7 +172,7 @@ def test_the_control_s_recipe_follows_from_phase_2_s(tmp_path: Path) -> None:
         ("[vs]\nadaptation_rate = 1", r"\[vs\] adaptation_rate: .* write learning_rate under .adaptation."),
         ("reversal_maximum = 1.0", "reversal_maximum: this key has a new name; write grl_weight_max"),
         ("[vs.adaptation]\ndomain_tap = 'early'", r"\[vs.adaptation\] domain_tap: .* write feature_layer"),
-        ("[adaptation]\nchannels = [4, 8, 16]", r"\[adaptation\] expected batch_size, .*, got channels"),
+        ("[adaptation]\nchannels = [4, 8, 16]", r"\[adaptation\] expected augmentation, batch_size, .*, got channels"),
     ],
 )
 def test_old_keys_and_keys_of_another_phase_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -92,7 +183,7 @@ def test_old_keys_and_keys_of_another_phase_are_refused(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch = 3", "expected batch_size, .* or a table of a structure or phase, got epoch"),
+        ("epoch = 3", "expected agreement, augmentation, batch_size, .* or a table of a structure or phase, got epoch"),
         ("[tumour]\nepochs = 3", "got tumour"),
         ("[supervised.vs]\nepochs = 3", r"\[supervised\] expected .* got vs"),
         ("epochs = 3.5", "epochs: expected a value like 60, got 3.5"),
