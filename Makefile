@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO ?= demo
 # The shipped sets of weights that the demo shows side by side: folders of weights/.
-SETS ?= paper
+SETS ?= paper best
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 # The shipped set that counts when nothing else is named.
-DEFAULT_WEIGHTS = "paper"
+DEFAULT_WEIGHTS = "best"
 WEIGHTS_VARIABLE = "CROSSMODA_GRL_WEIGHTS"
 
 
