@@ -69,6 +69,9 @@ def test_every_phase_s_record_is_whole() -> None:
         ("supervised", 0),
         ("adaptation", 1),
         ("control", 2),
+        ("self_training_1", 3),
+        ("self_training_2", 4),
+        ("self_training_3", 5),
     ]
     for key, phase in PHASES.items():
         assert phase.key == key
