@@ -300,7 +300,7 @@ class TestCompose:
         assert first.wait() == 137, "".join(log)
 
         done = self.compose(*command, **environment)
-        assert "VS supervised: 2 epochs of 2 batches, going on after epoch 1" in done.stderr
+        assert "VS supervised: 2 epochs of 2 batches, resumed after epoch 1" in done.stderr
         assert done.stdout.splitlines() == ["/runs/vs/summary.md", "/runs/cochlea/summary.md"]
         exporter = ["run", "--rm", "--entrypoint", "crossmoda-grl", "train"]
         self.compose(*exporter, "export", "/runs", "--out", "/runs/weights", **environment)
