@@ -155,7 +155,7 @@ def surface_voxels(mask: Mask) -> Voxels:
     Returns:
         Indices z, y, x, int64 (N, 3), in C order; N is 0 where the mask is empty.
     """
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None:
         return np.empty((0, 3), dtype=np.int64)
     # The mask has no voxels outside its box, so the box's faces are surface, as the image's are.
@@ -174,8 +174,11 @@ def surface_voxels(mask: Mask) -> Voxels:
     return np.stack(np.unravel_index(flat, surface.shape)).T + corner
 
 
-def _bounding_box(mask: Mask) -> tuple[slice, ...] | None:
-    """Return the box that holds a mask's voxels, or None for an empty mask. Each axis searches the box found so far."""
+def bounding_box(mask: Mask) -> tuple[slice, ...] | None:
+    """Return the box that holds the voxels of a mask `(D, H, W)`, as an index; None for an empty mask.
+
+    Each axis searches only the box found so far.
+    """
     box = [slice(0, size) for size in mask.shape]
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)

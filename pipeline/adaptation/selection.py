@@ -21,7 +21,7 @@ class LabelFreeScores:
     """What is known of a network without target labels: means over cases.
 
     `source_dice` is of source validation; `volume` compares the predicted volumes with the source labels'
-    (`volume_agreement`); `flip` and `contrast` are the Dice between the predictions of a target volume and of the
+    (`volume_range_agreement`); `flip` and `contrast` are the Dice between the predictions of a target volume and of the
     same volume mirrored, or in another contrast (`mask_agreement`).
     """
 
@@ -36,7 +36,7 @@ class LabelFreeScores:
         return self.source_dice * self.volume * self.flip * self.contrast
 
 
-def volume_agreement(predicted: Sequence[float], expected: Sequence[float]) -> float:
+def volume_range_agreement(predicted: Sequence[float], expected: Sequence[float]) -> float:
     """Compare predicted volumes with the volumes of the source's labels, both in the same unit.
 
     A predicted volume within the labels' range agrees (1); outside of it, the smaller over the larger of the volume and

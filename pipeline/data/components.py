@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from evaluation.metrics import bounding_box
 from pipeline.config import COMPONENTS, EVERY, LARGEST
 
 # The cochleas of the phantoms lie 65 mm apart, those of a measured patient 75 mm; one side's labyrinth spans under 20.
@@ -40,18 +41,6 @@ def kept_components(
     if rule == EVERY:
         return mask
     return largest_component(mask, score) if rule == LARGEST else one_component_a_side(mask, spacing_mm, score)
-
-
-def bounding_box(mask: Mask) -> tuple[slice, slice, slice] | None:
-    """Return the smallest box that holds a mask `(D, H, W)`, as an index; None where the mask is empty."""
-    slices = []
-    for axis in range(3):
-        line = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not line.size:
-            return None
-        slices.append(slice(int(line[0]), int(line[-1]) + 1))
-    z, y, x = slices
-    return z, y, x
 
 
 def largest_component(mask: Mask, score: NDArray[np.float32] | None = None) -> Mask:

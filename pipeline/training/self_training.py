@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from challenge.contract import Structure
-from pipeline.adaptation.augmentations import NO_AUGMENTATION
 from pipeline.adaptation.pseudo_labels import PseudoLabel, PseudoLabelRules, pseudo_label, volume_range
 from pipeline.adaptation.randomisation import augment_by
 from pipeline.adaptation.statistics import reestimate_statistics
@@ -181,7 +180,7 @@ def _views(
     if recipe.flipped_view:
         flipped = np.ascontiguousarray(case.volume[..., ::-1])
         yield predict_structure(flipped, segmenter, overlap=recipe.overlap)[..., ::-1]
-    if recipe.contrast_view != NO_AUGMENTATION and (augment := augment_by(recipe.contrast_view)) is not None:
+    if (augment := augment_by(recipe.contrast_view)) is not None:
         nothing = np.zeros(case.volume.shape, dtype=np.bool_)
         other, _, _ = augment(case.volume, nothing, nothing, case, rng)
         yield predict_structure(other, segmenter, overlap=recipe.overlap)

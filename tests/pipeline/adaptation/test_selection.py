@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.adaptation.selection import LabelFreeScores, mask_agreement, volume_agreement
+from pipeline.adaptation.selection import LabelFreeScores, mask_agreement, volume_range_agreement
 
 LABELS = [100.0, 200.0, 400.0]
 
@@ -18,12 +18,12 @@ LABELS = [100.0, 200.0, 400.0]
     ],
 )
 def test_volumes_by_hand(predicted, expected):
-    assert volume_agreement(predicted, LABELS) == pytest.approx(expected)
+    assert volume_range_agreement(predicted, LABELS) == pytest.approx(expected)
 
 
 def test_volumes_need_labels():
     with pytest.raises(ValueError, match="above 0, got none"):
-        volume_agreement([1.0], [])
+        volume_range_agreement([1.0], [])
 
 
 def test_masks_by_hand():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from evaluation.metrics import bounding_box
 from pipeline.data.components import (
     COMPONENTS,
-    bounding_box,
     fill_holes,
     kept_components,
     largest_component,
