@@ -16,6 +16,8 @@ SIDE_MULTIPLE = 8
 BEST, LAST = "best", "last"
 # Where the adversary can take its features: the encoder's output, or its first stage's.
 FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
+# What a network sees of a patch: its voxels, MIND-SSC descriptors of them (`pipeline.model.mind`), or both.
+INPUTS = VOLUME_INPUT, MIND_INPUT, BOTH_INPUTS = "volume", "mind", "both"
 # What to keep of a predicted mask: every component, the largest, or the largest and another one far from it.
 COMPONENTS = EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
 

@@ -47,7 +47,7 @@ INSIDE = {
         ["dataset", "preprocessing", "sampling"],
         ["cache"],
     ],
-    "pipeline.model": [["enet", "domain", "losses", "mind", "rules", "shipped"], ["weights"]],
+    "pipeline.model": [["domain", "losses", "mind", "rules", "shipped"], ["enet"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [
         ["postprocessing", "sliding_window", "picture", "target_statistics"],

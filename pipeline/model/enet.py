@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.config import SIDE_MULTIPLE
+from pipeline.config import BOTH_INPUTS, INPUTS, MIND_INPUT, SIDE_MULTIPLE, VOLUME_INPUT
+from pipeline.model.mind import CHANNELS as MIND_CHANNELS
+from pipeline.model.mind import mind_ssc
 
 # ENet, Sections 3 and 4: spatial dropout with p = 0.01 before bottleneck 2.0, and 0.1 afterwards
 _EARLY_DROPOUT = 0.01
@@ -68,16 +70,20 @@ def _branch(
 class Initial(nn.Module):
     """ENet's Fig. 2a: a stride-2 convolution beside max-pooling, concatenated; the sides are halved."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
-        """Make the block; max-pooling gives `in_channels` of the `channels`, and the convolution the others."""
+    def __init__(self, in_channels: int, channels: int, pooled: int) -> None:
+        """Make the block; the first `pooled` inputs are max-pooled, and the convolution gives the other channels."""
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, channels - in_channels, 3, stride=2, padding=1, bias=False)
+        self.pooled = pooled
+        self.conv = nn.Conv3d(in_channels, channels - pooled, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm3d(channels)
         self.activation = _activation(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, D/2, H/2, W/2)`."""
-        return self.activation(self.norm(torch.cat([self.conv(x), functional.max_pool3d(x, 2)], dim=1)))
+        halved = self.conv(x)
+        if self.pooled:
+            halved = torch.cat([halved, functional.max_pool3d(x[:, : self.pooled], 2)], dim=1)
+        return self.activation(self.norm(halved))
 
 
 class Bottleneck(nn.Module):
@@ -147,12 +153,22 @@ class Upsampling(nn.Module):
 class Encoder(nn.Module):
     """ENet's rows initial to 3.8: what Kondo's Section 2 calls "the encoder part of the segmentation network"."""
 
-    def __init__(self, in_channels: int, channels: tuple[int, int, int]) -> None:
-        """Make the encoder; `channels` are the widths after initial, in stage 1, and in stages 2 and 3."""
+    def __init__(self, in_channels: int, channels: tuple[int, int, int], input: str = VOLUME_INPUT) -> None:
+        """Make the encoder; `channels` are the widths after initial, in stage 1, and in stages 2 and 3.
+
+        `input` is as in `ENet3d`.
+        """
         super().__init__()
         first, second, third = channels
         early, late = _EARLY_DROPOUT, _LATE_DROPOUT
-        self.initial = Initial(in_channels, first)
+        self.input = input
+        # Only the scan is pooled: twelve pooled descriptors would leave the convolution 4 of 16 feature maps.
+        seen, pooled = {
+            VOLUME_INPUT: (in_channels, in_channels),
+            MIND_INPUT: (MIND_CHANNELS, 0),
+            BOTH_INPUTS: (1 + MIND_CHANNELS, 1),
+        }[input]
+        self.initial = Initial(seen, first, pooled)
         self.downsample1_0 = Downsampling(first, second, dropout=early)
         self.regular1_1 = Bottleneck(second, dropout=early)
         self.regular1_2 = Bottleneck(second, dropout=early)
@@ -184,7 +200,7 @@ class Encoder(nn.Module):
             ValueError: a side is not a positive multiple of 8.
         """
         _check_sides(x)
-        x = self.initial(x)
+        x = self.initial(represented(x, self.input))
         x, indices1 = self.downsample1_0(x)
         x = self.regular1_4(self.regular1_3(self.regular1_2(self.regular1_1(x))))
         early = x
@@ -240,7 +256,13 @@ class ENet3d(nn.Module):
     Source: arXiv 1606.02147, Table 1, each kernel one axis longer.
     """
 
-    def __init__(self, in_channels: int = 1, classes: int = 2, channels: Sequence[int] = (16, 64, 128)) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        classes: int = 2,
+        channels: Sequence[int] = (16, 64, 128),
+        input: str = VOLUME_INPUT,
+    ) -> None:
         """Make the network.
 
         Args:
@@ -248,20 +270,28 @@ class ENet3d(nn.Module):
             classes: channels of the logits.
             channels: widths after the initial block, in stages 1 and 4, and in stages 2 and 3. The default is the
                 paper's; tests use narrower networks. Multiples of 4, not falling, the first above `in_channels`.
+            input: what the initial block sees, one of `pipeline.config.INPUTS`: the patch, as in the paper, MIND-SSC
+                descriptors of it, or both. The patches given have one channel all the same.
 
         Raises:
-            ValueError: channels that break those rules.
+            ValueError: channels that break those rules, or an unknown input.
         """
         super().__init__()
         if len(channels) != 3 or any(c < 4 or c % 4 for c in channels) or not channels[0] <= channels[1] <= channels[2]:
             raise ValueError(f"channels: expected three multiples of 4, not falling, got {tuple(channels)}")
         if not 1 <= in_channels < channels[0]:
             raise ValueError(f"in_channels: expected 1 to {channels[0] - 1}, got {in_channels}; widen `channels`")
+        if input not in INPUTS or (input != VOLUME_INPUT and in_channels != 1):
+            raise ValueError(
+                f"input: expected {VOLUME_INPUT}, or for patches of 1 channel {' or '.join(INPUTS[1:])}, "
+                f"got {input} for {in_channels}"
+            )
         first, second, third = channels
         self.in_channels = in_channels
         self.classes = classes
         self.channels = (first, second, third)
-        self.encoder = Encoder(in_channels, self.channels)
+        self.input = input
+        self.encoder = Encoder(in_channels, self.channels, input)
         self.decoder = Decoder(self.channels, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -273,8 +303,21 @@ class ENet3d(nn.Module):
         return self.decoder(self.encoder(x))
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this network, as JSON can hold them."""
-        return {"in_channels": self.in_channels, "classes": self.classes, "channels": list(self.channels)}
+        """Return the arguments that rebuild this network, as JSON can hold them; the paper's input is not named."""
+        config = {"in_channels": self.in_channels, "classes": self.classes, "channels": list(self.channels)}
+        return config if self.input == VOLUME_INPUT else {**config, "input": self.input}
+
+
+def represented(patches: torch.Tensor, input: str) -> torch.Tensor:
+    """Return what a network with this `input` sees of patches `(N, C, D, H, W)`: float32, 1, 12 or 13 channels.
+
+    Source: MIND-SSC, Heinrich et al. 2013; beyond the paper.
+    """
+    if input == VOLUME_INPUT:
+        return patches
+    with torch.autocast(patches.device.type, enabled=False):
+        described = mind_ssc(patches.float())
+        return torch.cat([patches.float(), described], dim=1) if input == BOTH_INPUTS else described
 
 
 def _check_sides(x: torch.Tensor) -> None:

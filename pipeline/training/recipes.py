@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from challenge.contract import Structure
 from pipeline.adaptation.augmentations import AUGMENTATIONS, NO_AUGMENTATION
-from pipeline.config import BEST, FEATURE_LAYERS, LAST, OURS, PAPER, SIDE_MULTIPLE
+from pipeline.config import BEST, FEATURE_LAYERS, INPUTS, LAST, OURS, PAPER, SIDE_MULTIPLE, VOLUME_INPUT
 
 
 class Rule(NamedTuple):
@@ -107,10 +107,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SupervisedRecipe(Recipe):
-    """Phase 1's recipe. `channels` are the new network's, those of the original ENet by default."""
+    """Phase 1's recipe. `channels` are the new network's, those of the original ENet by default.
+
+    `input` is what the network sees of a patch, one of `pipeline.config.INPUTS`; later phases take the network as it
+    is.
+    """
 
     learning_rate: float = PAPER.supervised_rate
     channels: tuple[int, int, int] = (16, 64, 128)
+    input: str = VOLUME_INPUT
 
     rules: ClassVar[Mapping[str, Rule]] = {
         **Recipe.rules,
@@ -120,6 +125,7 @@ class SupervisedRecipe(Recipe):
             ),
             "three multiples of 4, not falling",
         ),
+        "input": Rule(lambda name: name in INPUTS, " or ".join(INPUTS)),
     }
 
 

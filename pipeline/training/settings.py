@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.config import PAPER, SPLIT_PARTS
 from pipeline.data.dataset import TrainingData
 from pipeline.model.enet import ENet3d
 from pipeline.training.execution import FP32, Execution
-from pipeline.training.phases import Phase
+from pipeline.training.phases import PHASES, Phase
 from pipeline.training.provenance import commit, machine
 from pipeline.training.recipes import Recipe
 
@@ -155,11 +155,18 @@ def refuse_differences(folder: Path, before: dict[str, Any], now: dict[str, Any]
     Raises:
         RunError: they differ; each one's name and values are given.
     """
-    if differing := list(differences({"precision": FP32, **before}, now)):  # older runs name no precision
+    if differing := list(differences(_completed(before), now)):
         raise RunError(
             f"{folder}: expected the settings that this run was started with, got others: {'; '.join(differing)}; "
             "repeat them, or choose another --runs folder"
         )
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what older runs do not name: the precision, and fields of recipes, which had today's defaults."""
+    defaults = {f.name: f.default for f in fields(PHASES[settings["phase"]].recipe_type) if f.default is not MISSING}
+    plain = json.loads(json.dumps(defaults))
+    return {"precision": FP32, **settings, "recipe": {**plain, **settings["recipe"]}}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

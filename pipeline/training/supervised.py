@@ -62,7 +62,7 @@ def train_supervised(
     if network is not None:
         network = copy.deepcopy(network).to(device)
     elif isinstance(recipe, SupervisedRecipe):
-        network = ENet3d(classes=OURS.classes, channels=recipe.channels).to(device)
+        network = ENet3d(classes=OURS.classes, channels=recipe.channels, input=recipe.input).to(device)
     else:
         raise ValueError(f"{phase.key}: expected a network to start from, got none")
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)

@@ -10,14 +10,18 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from click.testing import CliRunner
 
 from challenge.contract import STRUCTURES
 from challenge.nifti import geometry_of, read_geometry
 from crossmoda_grl.__main__ import main
+from pipeline.data.cases import read_scan
+from pipeline.inference.segment import segment_case
+from pipeline.model.enet import ENet3d
 from pipeline.model.rules import PostProcessing
 from pipeline.model.shipped import DEFAULT_WEIGHTS
-from pipeline.model.weights import save_weights
+from pipeline.model.weights import load_segmenter, save_weights
 from tests.images import (
     DIM,
     FLIPPED,
@@ -67,6 +71,22 @@ def scan(folder, case, *edits, array=None, **geometry):
 
 def label_of(folders, case):
     return folders[1] / f"{case}_Label.nii.gz"
+
+
+@pytest.mark.parametrize("seen", ["mind", "both"])
+def test_networks_that_see_descriptors_predict_by_their_cards(folders, tmp_path, seen):
+    torch.manual_seed(2)
+    for structure in STRUCTURES:
+        network = ENet3d(channels=(4, 8, 16), input=seen).eval()
+        save_weights(tmp_path / "weights", structure, network, {"spacing_mm": 0.5}, window=WINDOW)
+    scan(folders[0], "crossmoda_211")
+    result = predict(folders, tmp_path / "weights")
+    assert result.exit_code == 0, result.output
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(label_of(folders, "crossmoda_211"))))
+    segmenters = [load_segmenter(tmp_path / "weights", structure, torch.device("cpu")) for structure in STRUCTURES]
+    expected = segment_case(read_scan(folders[0] / "crossmoda_211_hrT2.nii.gz"), segmenters).labels
+    np.testing.assert_array_equal(written, expected)
+    assert written.any()
 
 
 def test_label_maps_are_uint8_on_the_scans_own_grids(folders, weights):

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from challenge.contract import COCHLEA, STRUCTURES, VS
+from pipeline.model.enet import ENet3d
 from pipeline.model.shipped import DEFAULT_WEIGHTS, shipped_sets, weights_folder, weights_name
 from pipeline.model.weights import WeightsError, load_segmenter, save_weights
 from tests.segmenters import WINDOW, narrow_network, write_narrow_weights
@@ -126,3 +127,26 @@ def test_shipped_weights_fit_their_cards_and_say_what_they_are(structure, name):
     card = load_segmenter(weights_folder(name), structure, CPU).card
     for key in ("data", "schedule", "scores", "departures_from_paper"):
         assert card[key], f"the shipped card lacks {key}"
+
+
+@pytest.mark.parametrize("name", ["mind", "both"])
+def test_the_card_says_what_the_network_sees(tmp_path, name):
+    torch.manual_seed(3)
+    network = ENet3d(channels=(4, 8, 16), input=name).eval()
+    card = json.loads(save_weights(tmp_path, VS, network, {"spacing_mm": 0.5}, window=WINDOW).read_text())
+    assert card["network"]["config"]["input"] == name
+    segmenter = load_segmenter(tmp_path, VS, CPU)
+    windows = torch.randn(2, 1, 16, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(segmenter(windows), torch.softmax(network(windows), dim=1)[:, 1])
+    edit_card(tmp_path, network={**card["network"], "config": {**card["network"]["config"], "input": "volume"}})
+    with pytest.raises(WeightsError, match="expected the weights of"):
+        load_segmenter(tmp_path, VS, CPU)
+
+
+def test_cards_of_the_papers_input_do_not_name_it(folder):
+    assert set(json.loads((folder / "vs.json").read_text())["network"]["config"]) == {
+        "in_channels",
+        "classes",
+        "channels",
+    }

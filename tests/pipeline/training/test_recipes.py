@@ -192,6 +192,7 @@ def test_old_keys_and_keys_of_another_phase_are_refused(tmp_path: Path, text: st
         ("window = 60", "supervised: window: expected a multiple of 8, got 60"),
         ("batch_size = 3", "adaptation: batch_size: expected an even number, half of it for each domain, got 3"),
         ("channels = [16, 64]", "channels: expected three multiples of 4, not falling"),
+        ("input = 'voxels'", "supervised: input: expected volume or mind or both, got voxels"),
         ("channels = 16", "channels: expected a list of whole numbers, got 16"),
         ("overlap = 1.0", "overlap: expected 0 to less than 1, got 1.0"),
         ("learning_rate = nan", "learning_rate: expected above 0, got nan"),

@@ -17,6 +17,7 @@ import torch
 
 from challenge.contract import VS
 from challenge.signals import Interrupted
+from pipeline.model.weights import load_segmenter
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import run as runs
 from pipeline.training import supervised as training
@@ -30,6 +31,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.execution import PLAIN, Execution
 from pipeline.training.export import export_run
 from pipeline.training.listeners import Listener
+from pipeline.training.recipes import Recipe, SupervisedRecipe
 from pipeline.training.run import train_run
 from pipeline.training.settings import RunError, RunPlan
 from pipeline.training.state import PhaseState
@@ -308,3 +310,42 @@ def test_a_second_signal_ends_at_once() -> None:
         assert stop.signal_number == 15
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), 15)
+
+
+def test_a_network_that_sees_descriptors_is_resumed_adapted_exported_and_predicts(tmp_path: Path) -> None:
+    plan = tiny_plan(epochs=1)
+    plan = dataclasses.replace(
+        plan, recipes={phase: with_input(recipe) for phase, recipe in plan.recipes.items()}, recipe_name="descriptors"
+    )
+    whole, folder = tmp_path / "whole" / "vs", tmp_path / "vs"
+    whole.parent.mkdir()
+    train_run(plan, VOLUMES, whole, device=CPU)
+    with pytest.raises(Interrupted):
+        train_run(plan, VOLUMES, folder, device=CPU, listeners=[MOMENTS["asked amid an epoch"]])
+    train_run(plan, VOLUMES, folder, device=CPU)
+    assert_same_end(folder, whole)
+    card = json.loads(export_run(folder, VS, tmp_path / "weights").read_text())
+    assert card["network"]["config"]["input"] == "both"
+    assert card["departures_from_paper"]["phase1"]["input"] == "both instead of volume"
+    exported = load_segmenter(tmp_path / "weights", VS, CPU)
+    trained = network_of(finished_checkpoint(folder / "adaptation"), best=False)
+    windows = torch.from_numpy(VOLUMES["source_training"][0].volume[None, None, :16, :16, :16].copy())
+    with torch.inference_mode():
+        assert torch.equal(exported.network(windows), trained(windows))
+
+
+def with_input(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, input="both") if isinstance(recipe, SupervisedRecipe) else recipe
+
+
+def test_a_run_from_before_a_field_was_there_goes_on_with_its_default(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "vs"
+    shutil.copytree(whole, folder)
+    path = folder / "supervised" / "settings.json"
+    content = json.loads(path.read_text())
+    assert content["settings"]["recipe"].pop("input") == "volume"
+    path.write_text(json.dumps(content))
+    train_run(tiny_plan(), VOLUMES, folder, device=CPU)
+    plan = tiny_plan()
+    changed = dataclasses.replace(plan, recipes={p: with_input(r) for p, r in plan.recipes.items()})
+    assert "got others: input was volume, is both" in refused(changed, folder)
