@@ -72,8 +72,7 @@ def train_self_training(
     torch.manual_seed(seed := int(rng.integers(2**31)))
     # A stream of its own, so that a resumed round labels the target as the interrupted one did.
     label_rng = np.random.default_rng(int(rng.integers(2**63)))
-    teachers = _teachers(network.to(device), target, recipe, label_rng)
-    network = copy.deepcopy(teachers[0]).to(device)
+    given, network = network.to(device), copy.deepcopy(network).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     # Stepped once an epoch, our choice, because the paper counts in epochs.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
@@ -91,6 +90,9 @@ def train_self_training(
     tell.started(state)
     labelled = []
     if state.epoch < recipe.epochs:
+        teachers = _teachers(given, target, recipe, label_rng)
+        if not state.steps_done:
+            network.load_state_dict(teachers[0].state_dict())
         segmenters = [Segmenter(structure, teacher.eval(), recipe.window, device, card={}) for teacher in teachers]
         for case, label in label_target(segmenters, target, source, recipe, rng=label_rng):
             tell.pseudo_labelled(state, case.case, label)

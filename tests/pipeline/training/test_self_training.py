@@ -187,7 +187,7 @@ def test_the_round_starts_from_the_statistics_where_they_alone_teach(network: EN
         pass
 
     class Start(Listener):
-        def started(self, state: PhaseState) -> None:
+        def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
             starts.append(weights(state.network))
             raise Started
 
@@ -341,6 +341,13 @@ def test_a_finished_round_is_not_labelled_again(whole: Path) -> None:
     train_run(plan(), ROUND, whole, device=CPU, listeners=[heard])
     assert (heard.labels, heard.steps) == ({}, 0)
     assert (whole / FIRST.key / "pseudo_labels.csv").stat().st_mtime_ns == before
+
+
+def test_a_finished_round_does_not_estimate_statistics_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics = plan(teacher=STATISTICS, epochs=1, patches_per_volume=1)
+    train_run(statistics, ROUND, folder, device=CPU)
+    monkeypatch.setattr(self_training, "reestimate_statistics", lambda *_, **__: pytest.fail("estimated again"))
+    train_run(statistics, ROUND, folder, device=CPU)
 
 
 def test_a_second_round_goes_on_from_the_first_one_s_last_network(whole: Path, tmp_path: Path) -> None:
