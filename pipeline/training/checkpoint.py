@@ -22,6 +22,7 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import Ranks
 from pipeline.training.listeners import Listener
+from pipeline.training.phases import PHASES, SUPERVISED, Phase
 from pipeline.training.settings import RUN_FORMAT, RunError, check_format
 from pipeline.training.state import PhaseState
 from pipeline.training.stopping import StopRequest
@@ -157,6 +158,12 @@ def finished_checkpoint(folder: Path) -> dict[str, Any]:
             f"{folder}: expected the phase to have ended, got {done} of {checkpoint['epochs']} epochs; train on"
         )
     return checkpoint
+
+
+def last_phase(folder: Path) -> Phase:
+    """Return the last phase of a run, in the table's order, that is no comparison; phase 1 if there is none."""
+    done = [p for p in PHASES.values() if not p.is_comparison and (folder / p.key / CHECKPOINT_FILE).exists()]
+    return done[-1] if done else SUPERVISED
 
 
 def saved_progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

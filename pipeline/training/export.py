@@ -17,9 +17,9 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import PostProcessing
 from pipeline.model.weights import save_weights
-from pipeline.training.checkpoint import CHECKPOINT_FILE, finished_checkpoint, network_of, saved_progress
+from pipeline.training.checkpoint import finished_checkpoint, last_phase, network_of, saved_progress
 from pipeline.training.execution import FP32
-from pipeline.training.phases import PHASES, SUPERVISED, Phase
+from pipeline.training.phases import PHASES, Phase
 from pipeline.training.recipes import Recipe
 from pipeline.training.settings import RunError, read_settings
 from pipeline.training.summary import validation_scores
@@ -77,7 +77,7 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         OSError: a file cannot be written.
     """
     options = options or ExportOptions()
-    phase = PHASES[options.phase] if options.phase else _last_phase(folder)
+    phase = PHASES[options.phase] if options.phase else last_phase(folder)
     checkpoint = finished_checkpoint(folder / phase.key)
     if checkpoint["structure"] != structure.key:
         raise RunError(f"{folder}: expected a run of {structure.key}, got one of {checkpoint['structure']}")
@@ -98,12 +98,6 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         card["departures_from_paper"]["postprocessing"] = f"{rules.components} component, holes filled"
     card["scores"] |= options.scores
     return save_weights(out, structure, network, card, window=window)
-
-
-def _last_phase(folder: Path) -> Phase:
-    """Return the last phase of a run, in the table's order, that is no comparison; phase 1 if there is none."""
-    done = [p for p in PHASES.values() if not p.is_comparison and (folder / p.key / CHECKPOINT_FILE).exists()]
-    return done[-1] if done else SUPERVISED
 
 
 def _with_target_statistics(network: ENet3d, settings: Mapping[str, Any], window: int) -> tuple[ENet3d, str]:

@@ -183,6 +183,9 @@ class SelfTrainingRecipe(Recipe):
         contrast_view: augmentation of a further view of each scan, or none.
         target_augmentation: augmentation of patches with pseudo-labels.
         smallest_volume: this and the four fields below: `pipeline.adaptation.pseudo_labels.PseudoLabelRules`.
+        cochlea_factor: refuse a tumour whose centre is farther from the nearest cochlea's than in any source label, by
+            this factor, or nearer; 0 refuses none. For VS alone; the cochlea's run must have ended
+            (`pipeline.adaptation.nearness`).
     """
 
     learning_rate: float = 3e-4
@@ -197,6 +200,7 @@ class SelfTrainingRecipe(Recipe):
     kept_share: float = 0.5
     agreement: float = 0.5
     uncertain_band: float = 0.2
+    cochlea_factor: float = 0.0
 
     rules: ClassVar[Mapping[str, Rule]] = {
         **Recipe.rules,
@@ -210,6 +214,7 @@ class SelfTrainingRecipe(Recipe):
         "kept_share": _FRACTION,
         "agreement": _FRACTION,
         "uncertain_band": Rule(lambda band: 0 <= band < 0.5, "0 to less than 0.5"),
+        "cochlea_factor": Rule(lambda factor: factor == 0 or 1 <= factor < math.inf, "0 or at least 1"),
     }
     domains: ClassVar[int] = 2
     domain_batch_title: ClassVar[str] = _HALF_A_BATCH

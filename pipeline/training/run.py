@@ -11,16 +11,19 @@ Every file is whole or absent. A checkpoint holds everything that a phase carrie
 """
 
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.config import BEST
+from challenge.contract import COCHLEA, Structure
+from pipeline.config import BEST, TARGET_TRAINING
 from pipeline.data.sampling import TrainingVolume
 from pipeline.training.checkpoint import CheckpointKeeper, Stopper, finished_checkpoint, network_of
+from pipeline.training.cochleas import COCHLEAS_FILE, cochlea_factor, cochlea_network, find_nearness
 from pipeline.training.execution import PLAIN, Execution
 from pipeline.training.listeners import Listener
 from pipeline.training.report import RecordKeeper, write_summary
@@ -52,10 +55,10 @@ def train_run(
 
     Raises:
         RunError: the folder holds a run with other settings or a damaged checkpoint, another process is training in it,
-            or a phase is asked for before the one that it starts from has ended.
+            or a phase is asked for before the one that it starts from has ended, or the cochlea's run that it needs.
         FloatingPointError: the loss is no longer a number; the last good checkpoint is kept.
         Interrupted: a signal asked to stop; everything is saved.
-        ValueError: a batch that the processes cannot share.
+        ValueError: a batch that the processes cannot share, or a recipe that does not fit the structure.
         OSError: a file cannot be written, a full disk included; the last checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,17 @@ def train_run(
                 claim(folder / phase.key, settings, plan.record(phase, device, execution))
             keeper = CheckpointKeeper(folder / phase.key, ranks)
             records = [RecordKeeper(folder / phase.key)] if ranks.is_first else []
+            more: dict[str, Any] = {}
+            if factor := cochlea_factor(recipe, plan.structure):
+                with ranks.rank_zero_first():  # the others read what the first has found
+                    more["nearness"] = find_nearness(
+                        folder / phase.key,
+                        factor,
+                        plan.data.source_training,
+                        volumes[TARGET_TRAINING],
+                        device=device,
+                        after_each=stop.check if ranks.size == 1 else lambda: None,
+                    )
             train = phase.training_function()
             train(
                 plan.structure,
@@ -83,6 +97,7 @@ def train_run(
                 device=device,
                 execution=execution,
                 listeners=[keeper, *records, *listeners, Stopper(stop, ranks, keeper)],
+                **more,
             )
     summary = folder / "summary.md"
     if ranks.is_first:
@@ -90,13 +105,17 @@ def train_run(
     return summary
 
 
-def check_run(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> None:
+def check_run(
+    plan: RunPlan, folder: Path, execution: Execution = PLAIN, *, planned: Collection[Structure] = ()
+) -> None:
     """Refuse, before hours of preprocessing, what `train_run` would refuse after them.
+
+    `planned` are the structures that are trained before this one; their runs need not have ended yet.
 
     Raises:
         RunError: the folder holds a run with other settings, or a phase is asked for before the one that it starts from
-            has ended.
-        ValueError: a batch that the processes cannot share.
+            has ended, or the cochlea's run that it needs.
+        ValueError: a batch that the processes cannot share, or a recipe that does not fit the structure.
     """
     keys = {phase.key for phase in plan.phases}
     for phase, recipe in plan.recipes.items():
@@ -104,6 +123,9 @@ def check_run(plan: RunPlan, folder: Path, execution: Execution = PLAIN) -> None
         start = phase.start(recipe)
         if start is not None and start not in keys:
             finished_checkpoint(folder / start)
+        compares = cochlea_factor(recipe, plan.structure) and COCHLEA not in planned
+        if compares and not (folder / phase.key / COCHLEAS_FILE).exists():
+            cochlea_network(folder.parent)
     for phase in plan.phases:
         if (folder / phase.key / SETTINGS_FILE).exists():
             before = read_settings(folder / phase.key)["settings"]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from challenge.contract import Structure
+from pipeline.adaptation.nearness import Nearness
 from pipeline.adaptation.pseudo_labels import PseudoLabel, PseudoLabelRules, pseudo_label, volume_range
 from pipeline.adaptation.randomisation import augment_by
 from pipeline.adaptation.statistics import reestimate_statistics
@@ -39,6 +40,7 @@ def train_self_training(
     device: torch.device | str = "cpu",
     execution: Execution = PLAIN,
     listeners: Sequence[Listener] = (),
+    nearness: Nearness | None = None,
 ) -> Trained:
     """Label the target with the network, then train a copy of it with L_S (Eq. 1) on both domains' labels.
 
@@ -57,6 +59,7 @@ def train_self_training(
         device: where to train.
         execution: how to compute the steps.
         listeners: follow the phase; the first may restore a saved state.
+        nearness: where tumours may lie, if the recipe has a `cochlea_factor`.
 
     Raises:
         ValueError: an odd batch size, no target case whose pseudo-label is kept, volumes that the sampler or the
@@ -94,7 +97,7 @@ def train_self_training(
         if not state.steps_done:
             network.load_state_dict(teachers[0].state_dict())
         segmenters = [Segmenter(structure, teacher.eval(), recipe.window, device, card={}) for teacher in teachers]
-        for case, label in label_target(segmenters, target, source, recipe, rng=label_rng):
+        for case, label in label_target(segmenters, target, source, recipe, rng=label_rng, nearness=nearness):
             tell.pseudo_labelled(state, case.case, label)
             if not label.refused:
                 labelled.append(TrainingVolume(case.case, case.volume, label.mask, label.certain))
@@ -139,6 +142,7 @@ def label_target(
     recipe: SelfTrainingRecipe,
     *,
     rng: np.random.Generator,
+    nearness: Nearness | None = None,
 ) -> Iterator[tuple[TrainingVolume, PseudoLabel]]:
     """Yield every target case with its pseudo-label, kept or refused.
 
@@ -148,6 +152,7 @@ def label_target(
         source: volumes with masks, for the range of volumes.
         recipe: views and rules.
         rng: for views of random contrast.
+        nearness: where tumours may lie; None for anywhere.
     """
     sizes = volume_range([volume.mask for volume in source if volume.mask is not None])
     rules = PseudoLabelRules(
@@ -158,9 +163,13 @@ def label_target(
         recipe.agreement,
         recipe.uncertain_band,
     )
+    spacing = [PAPER.spacing_mm] * 3
     for case in target:
         views = [view for segmenter in segmenters for view in _views(case, segmenter, recipe, rng)]
-        yield case, pseudo_label(views, sizes, rules, [PAPER.spacing_mm] * 3)
+        label = pseudo_label(views, sizes, rules, spacing)
+        if nearness is not None and not label.refused:
+            label = label._replace(refused=nearness.refusal(case.case, label.mask, spacing))
+        yield case, label
 
 
 def _teachers(

@@ -16,6 +16,7 @@ from pipeline.data.sampling import TrainingVolume
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.runtime.devices import pick_device
 from pipeline.runtime.distributed import joined_ranks
+from pipeline.training.cochleas import cochlea_factor
 from pipeline.training.display import ProgressDisplay
 from pipeline.training.execution import COMPILER, Execution, pick_precision
 from pipeline.training.listeners import Listener
@@ -58,8 +59,9 @@ def train_structures(options: TrainOptions, console: Console) -> Iterator[Path]:
         plans = plan_runs(options)
         console.print(f"{options.data}, on {device}, {execution}\n{plans[0].data}", markup=False)
         console.print(departures_line(plans), markup=False)
-        for plan in plans:
-            check_run(plan, options.runs / plan.structure.key, execution)
+        for number, plan in enumerate(plans):
+            planned = [before.structure for before in plans[:number]]
+            check_run(plan, options.runs / plan.structure.key, execution, planned=planned)
         for plan in plans:
             volumes = _preprocessed(plan.data, plan.structure, options.cache or options.runs / "cache", console)
             folder = options.runs / plan.structure.key
@@ -70,7 +72,7 @@ def train_structures(options: TrainOptions, console: Console) -> Iterator[Path]:
 
 
 def plan_runs(options: RunOptions) -> list[RunPlan]:
-    """Return the run of each structure that the options ask for: phases, recipes, data.
+    """Return the run of each structure that the options ask for: phases, recipes, data. VS is last if it needs both.
 
     Raises:
         DataError, ConfigError: the data or the configuration cannot be used.
@@ -87,7 +89,8 @@ def plan_runs(options: RunOptions) -> list[RunPlan]:
         validation_cases=options.validation_cases,
         with_target=any(phase.needs_target for chosen in recipes.values() for phase in chosen),
     )
-    return [RunPlan(s, recipes[s], options.recipe, data, options.seed) for s in structures]
+    plans = [RunPlan(s, recipes[s], options.recipe, data, options.seed) for s in structures]
+    return sorted(plans, key=lambda plan: any(cochlea_factor(r, plan.structure) > 0 for r in plan.recipes.values()))
 
 
 def departures_line(plans: Sequence[RunPlan]) -> str:

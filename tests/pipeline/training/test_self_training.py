@@ -14,12 +14,14 @@ import torch
 
 from challenge.contract import VS
 from challenge.signals import Interrupted
+from pipeline.adaptation.nearness import DistanceRange, Nearness
 from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.adaptation.randomisation import smoothed
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
 from pipeline.training import report, self_training
+from pipeline.training import run as runs
 from pipeline.training.checkpoint import finished_checkpoint, network_of, read_checkpoint, saved_progress
 from pipeline.training.listeners import Listener
 from pipeline.training.phases import SELF_TRAINING, SUPERVISED
@@ -252,6 +254,29 @@ def test_one_case_kept_makes_up_for_the_other(network: ENet3d) -> None:
         "crossmoda_107": "empty",
     }
     assert heard.steps == 4  # an epoch has as many steps as if both were kept
+
+
+@pytest.mark.usefixtures("a_teacher_that_knows")
+def test_a_tumour_far_from_every_cochlea_is_left_out_and_said_to_be(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Centres of 106 and 107 lie within the scan of 12 mm; the second one's cochlea is elsewhere.
+    cochleas = {"crossmoda_106": np.array([[6.0, 6.0, 6.0]]), "crossmoda_107": np.array([[6.0, 6.0, 60.0]])}
+    asked: list[tuple[Any, ...]] = []
+
+    def find(*arguments: Any, **_: Any) -> Nearness:
+        asked.append(arguments)
+        return Nearness(cochleas, DistanceRange(0.1, 5.0), arguments[1])
+
+    monkeypatch.setattr(runs, "find_nearness", find)
+    near = plan(cochlea_factor=2.0, epochs=1, patches_per_volume=1)
+    train_run(near, ROUND, folder, device=CPU)
+    assert asked == [(folder / FIRST.key, 2.0, near.data.source_training, ROUND["target_training"])]
+    with (folder / FIRST.key / "pseudo_labels.csv").open() as stream:
+        kept, left_out = csv.DictReader(stream)
+    assert (kept["case"], kept["kept"]) == ("crossmoda_106", "yes")
+    assert (left_out["case"], left_out["kept"]) == ("crossmoda_107", "no")
+    assert left_out["refused"].endswith(" mm from the nearest cochlea's, outside 0.1 to 10.0")
 
 
 def test_an_odd_batch_is_refused(network: ENet3d) -> None:
