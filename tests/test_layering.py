@@ -56,7 +56,7 @@ INSIDE = {
         ["cli"],
     ],
     "pipeline.adaptation": [
-        ["augmentations", "nearness", "selection", "statistics"],
+        ["augmentations", "consistency", "nearness", "selection", "statistics"],
         ["pseudo_labels", "randomisation"],
     ],
     "pipeline.training": [
@@ -65,7 +65,7 @@ INSIDE = {
         ["named_recipes", "state"],
         ["listeners", "settings"],
         ["epoch_end", "checkpoint", "report", "display"],
-        ["supervised", "adaptation", "self_training", "summary", "tensorboard", "cochleas"],
+        ["supervised", "adaptation", "self_training", "mean_teacher", "summary", "tensorboard", "cochleas"],
         ["run", "export"],
         ["session"],
         ["cli"],

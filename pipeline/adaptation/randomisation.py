@@ -8,6 +8,8 @@ al. 2022, arXiv 2111.12525); a map of its own inside the label follows SLAug (ar
 intensity the winner's "jwc-rad" of crossMoDA 2021.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,15 +23,17 @@ from pipeline.data.sampling import Augment, TrainingVolume
 Patch = NDArray[np.float32]
 
 
-def augment_by(name: str) -> Augment | None:
+def augment_by(name: str, *, geometry: bool = True) -> Augment | None:
     """Return the augmentation of this name as the sampler applies it; None for `NO_AUGMENTATION`.
+
+    Without `geometry` it neither turns nor zooms, so that every voxel stays in its place.
 
     Raises:
         KeyError: no augmentation has this name.
     """
     if name == NO_AUGMENTATION:
         return None
-    settings = AUGMENTATIONS[name]
+    settings = AUGMENTATIONS[name] if geometry else replace(AUGMENTATIONS[name], affine=0.0)
 
     def augment(
         patch: Patch,

@@ -12,8 +12,16 @@ from typing import Any
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.config import BEST
-from pipeline.training.phases import ADAPTATION, PHASES, SELF_TRAINING, SUPERVISED, Phase
-from pipeline.training.recipes import BOTH, STATISTICS, AdaptationRecipe, Recipe, SelfTrainingRecipe, SupervisedRecipe
+from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SELF_TRAINING, SUPERVISED, Phase
+from pipeline.training.recipes import (
+    BOTH,
+    STATISTICS,
+    AdaptationRecipe,
+    MeanTeacherRecipe,
+    Recipe,
+    SelfTrainingRecipe,
+    SupervisedRecipe,
+)
 
 Recipes = Mapping[Phase, Recipe]
 
@@ -92,6 +100,32 @@ RECIPES: dict[str, Mapping[Structure, Recipes]] = {
     "best": _BEST,
     "best-cpu": _BEST_CPU,
 }
+# Arms beside those recipes, trained only by name (`--phase`), from the recipe's phase 1: the adversary of the paper's
+# phase 2 on randomised source patches, and a mean teacher with about as many steps as all rounds together.
+_VIEWS: dict[str, Any] = {"mirror": True, "augmentation": "contrast", "target_augmentation": "contrast"}
+_STATISTICS: dict[str, Any] = {"mirror": True, "augmentation": "mild", "start_epoch": BEST, "target_statistics": True}
+BY_NAME: dict[str, Mapping[Structure, Recipes]] = {
+    "best": {
+        VS: {
+            ADAPTATION: AdaptationRecipe(128, 4, mirror=True, augmentation="contrast", validate_every=20),
+            MEAN_TEACHER: MeanTeacherRecipe(128, 4, epochs=60, validate_every=20, **_VIEWS),
+        },
+        COCHLEA: {
+            ADAPTATION: AdaptationRecipe(64, 16, mirror=True, augmentation="mild", validate_every=20),
+            MEAN_TEACHER: MeanTeacherRecipe(64, 16, epochs=40, validate_every=20, **_STATISTICS),
+        },
+    },
+    "best-cpu": {
+        VS: {
+            ADAPTATION: replace(_CPU[VS][ADAPTATION], augmentation="contrast"),
+            MEAN_TEACHER: MeanTeacherRecipe(64, 4, epochs=36, patches_per_volume=2, validate_every=12, **_VIEWS),
+        },
+        COCHLEA: {
+            ADAPTATION: replace(_CPU[COCHLEA][ADAPTATION], augmentation="mild"),
+            MEAN_TEACHER: MeanTeacherRecipe(48, 4, epochs=24, patches_per_volume=4, validate_every=12, **_STATISTICS),
+        },
+    },
+}
 # Keys of configuration files of before, and what to write instead.
 _RENAMED = {
     "supervised_rate": "learning_rate under [supervised]",
@@ -126,7 +160,7 @@ def chosen_recipes(
     Args:
         name: of the recipe.
         structure: what is segmented.
-        phases: which ones; those of the named recipe by default.
+        phases: which ones, of the named recipe or of `BY_NAME`; those of the named recipe by default.
         config: file of changes.
         epochs: of each phase, whatever recipe and file say.
 
@@ -149,7 +183,7 @@ def chosen_recipes(
 
 def _recipe(name: str, structure: Structure, phase: Phase, changes: Mapping[str, Any], where: str) -> Recipe:
     """Return a phase's recipe with the file's changes; one that follows another's takes that one's changes too."""
-    named = RECIPES[name][structure]
+    named = {**RECIPES[name][structure], **BY_NAME.get(name, {}).get(structure, {})}
     of_structure = changes.get(structure.key, {})
     tables = [changes, changes.get(phase.key, {}), of_structure, of_structure.get(phase.key, {})]
     if phase in named:

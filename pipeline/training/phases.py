@@ -12,6 +12,7 @@ from pipeline.config import BEST, LAST, SOURCE_TRAINING, SOURCE_VALIDATION, TARG
 from pipeline.training.recipes import (
     AdaptationRecipe,
     ControlRecipe,
+    MeanTeacherRecipe,
     Recipe,
     SelfTrainingRecipe,
     SupervisedRecipe,
@@ -136,4 +137,15 @@ SELF_TRAINING = tuple(
     )
     for number in (1, 2, 3)
 )
-PHASES = {phase.key: phase for phase in (SUPERVISED, ADAPTATION, CONTROL, *SELF_TRAINING)}
+# The alternative to rounds.
+MEAN_TEACHER = Phase(
+    "mean_teacher",
+    "Mean teacher",
+    "the mean of a student that learns from two views of the target",
+    MeanTeacherRecipe,
+    "pipeline.training.mean_teacher:train_mean_teacher",
+    stream=6,
+    reads=(SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING),
+    departure="a mean teacher's consistency on the target, which the paper does not have",
+)
+PHASES = {phase.key: phase for phase in (SUPERVISED, ADAPTATION, CONTROL, *SELF_TRAINING, MEAN_TEACHER)}

@@ -28,6 +28,7 @@ _AUGMENTATION = Rule(
     lambda name: name == NO_AUGMENTATION or name in AUGMENTATIONS, " or ".join((NO_AUGMENTATION, *AUGMENTATIONS))
 )
 _EVEN = Rule(lambda size: size > 0 and size % 2 == 0, "an even number, half of it for each domain")
+_BEST_OR_LAST = Rule(lambda epoch: epoch in (BEST, LAST), f"{BEST} or {LAST}")
 _HALF_A_BATCH = "half a batch, of each domain"
 # Who labels the target in a round of self-training: the network that the round starts from, the same with batch norm's
 # statistics re-estimated on the target, or both, averaged.
@@ -205,7 +206,7 @@ class SelfTrainingRecipe(Recipe):
     rules: ClassVar[Mapping[str, Rule]] = {
         **Recipe.rules,
         "batch_size": _EVEN,
-        "start_epoch": Rule(lambda epoch: epoch in (BEST, LAST), f"{BEST} or {LAST}"),
+        "start_epoch": _BEST_OR_LAST,
         "teacher": Rule(lambda teacher: teacher in TEACHERS, " or ".join(TEACHERS)),
         "contrast_view": _AUGMENTATION,
         "target_augmentation": _AUGMENTATION,
@@ -215,6 +216,45 @@ class SelfTrainingRecipe(Recipe):
         "agreement": _FRACTION,
         "uncertain_band": Rule(lambda band: 0 <= band < 0.5, "0 to less than 0.5"),
         "cochlea_factor": Rule(lambda factor: factor == 0 or 1 <= factor < math.inf, "0 or at least 1"),
+    }
+    domains: ClassVar[int] = 2
+    domain_batch_title: ClassVar[str] = _HALF_A_BATCH
+
+
+@dataclass(frozen=True)
+class MeanTeacherRecipe(Recipe):
+    """The recipe of the mean teacher, beyond the paper: half of a batch comes from each domain.
+
+    Attributes:
+        starts_from: key of the phase whose network student and teacher begin with.
+        start_epoch: which of that phase's networks: the best by source validation, or the last.
+        target_statistics: begin with batch norm's statistics re-estimated on the target.
+        ema_decay: how much of itself the teacher keeps at every step.
+        consistency_weight: of the consistency loss after the ramp; L_S has the weight 1.
+        ramp_up: length of the ramp, as a fraction of the phase.
+        target_augmentation: augmentation of the student's view of target patches, without its turns and zooms.
+        teacher_augmentation: the same of the teacher's view.
+    """
+
+    learning_rate: float = 3e-4
+    starts_from: str = "supervised"
+    start_epoch: str = LAST
+    target_statistics: bool = False
+    ema_decay: float = 0.99
+    consistency_weight: float = PAPER.dice_weight
+    ramp_up: float = 0.25
+    target_augmentation: str = "mild"
+    teacher_augmentation: str = "light"
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **Recipe.rules,
+        "batch_size": _EVEN,
+        "start_epoch": _BEST_OR_LAST,
+        "ema_decay": Rule(lambda decay: 0 <= decay < 1, "0 to less than 1"),
+        "consistency_weight": _NOT_NEGATIVE,
+        "ramp_up": _FRACTION,
+        "target_augmentation": _AUGMENTATION,
+        "teacher_augmentation": _AUGMENTATION,
     }
     domains: ClassVar[int] = 2
     domain_batch_title: ClassVar[str] = _HALF_A_BATCH

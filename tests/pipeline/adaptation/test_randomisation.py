@@ -238,3 +238,13 @@ def test_turning_moves_patch_mask_and_certain_voxels_together(case: TrainingVolu
     twice = replace(still, zoom=(2.0, 2.0))
     patch, _, _ = turned_and_zoomed(line, line > 0, line > 0, twice, np.random.default_rng(0))
     assert np.unravel_index(np.argmax(patch), patch.shape) == (4, 4, 8)
+
+
+def test_without_geometry_every_voxel_stays_in_its_place(case: TrainingVolume) -> None:
+    moved = []
+    for geometry in (True, False):
+        augment = augment_by("light", geometry=geometry)
+        assert augment is not None
+        masks = [augment(case.volume, case.mask, case.mask, case, np.random.default_rng(seed))[1] for seed in range(8)]
+        moved.append(any(not np.array_equal(mask, case.mask) for mask in masks))
+    assert moved == [True, False]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from challenge.contract import COCHLEA, VS
-from pipeline.data.sampling import TrainingVolume
+from pipeline.data.sampling import PatchBatch, PatchDraw, TrainingVolume, cut_batch
 from pipeline.model.domain import DomainClassifier
 from pipeline.model.enet import ENet3d
+from pipeline.training import adaptation
 from pipeline.training.adaptation import _TwoHeads, train_adaptation
 from pipeline.training.epoch_end import validate
 from pipeline.training.history import Epoch
@@ -72,6 +74,7 @@ def test_every_phase_s_record_is_whole() -> None:
         ("self_training_1", 3),
         ("self_training_2", 4),
         ("self_training_3", 5),
+        ("mean_teacher", 6),
     ]
     for key, phase in PHASES.items():
         assert phase.key == key
@@ -259,3 +262,20 @@ def test_a_control_starts_from_a_network() -> None:
             rng=np.random.default_rng(0),
             phase=CONTROL,
         )
+
+
+def test_the_adversary_s_source_patches_are_augmented_and_its_target_patches_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[list[bool]] = []
+
+    def cut(draws: Iterator[list[PatchDraw]], workers: int) -> Iterator[PatchBatch]:
+        for batch in draws:
+            drawn.append([draw.augment is not None for draw in batch])
+            yield cut_batch(batch)
+
+    monkeypatch.setattr(adaptation, "cut_batches", cut)
+    source = [ball("case_1", 1)]
+    recipe = AdaptationRecipe(window=16, batch_size=4, epochs=1, patches_per_volume=2, augmentation="contrast")
+    adapted(narrow(), source, [ball("case_106", 106, inverted=True)], source, recipe)
+    assert drawn == [[True, True, False, False]]

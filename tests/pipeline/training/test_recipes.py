@@ -7,7 +7,7 @@ import pytest
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
 from pipeline.training.named_recipes import RECIPES, ConfigError, chosen_recipes
-from pipeline.training.phases import ADAPTATION, CONTROL, PHASES, SELF_TRAINING, SUPERVISED
+from pipeline.training.phases import ADAPTATION, CONTROL, MEAN_TEACHER, PHASES, SELF_TRAINING, SUPERVISED
 from pipeline.training.recipes import BOTH, NETWORK, STATISTICS, Recipe, SelfTrainingRecipe
 
 
@@ -210,3 +210,26 @@ def test_mistakes_are_refused(tmp_path: Path, text: str, message: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.toml: expected a configuration file, got No such file"):
         chosen_recipes("paper", VS, config=tmp_path / "none.toml")
+
+
+def test_the_adversary_and_the_mean_teacher_are_trained_by_name_from_the_randomised_phase_1() -> None:
+    for name in ("best", "best-cpu"):
+        first = chosen_recipes(name, VS)[SUPERVISED]
+        assert not {ADAPTATION, MEAN_TEACHER} & chosen_recipes(name, VS).keys()
+        recipes = chosen_recipes(name, VS, phases=[ADAPTATION, MEAN_TEACHER, CONTROL])
+        for phase, recipe in recipes.items():
+            assert phase.start(recipe) == SUPERVISED.key
+            assert (recipe.window, recipe.augmentation, recipe.mirror) == (first.window, "contrast", True)
+            assert list(recipe.problems()) == []
+        assert recipes[CONTROL].batch_size == recipes[ADAPTATION].domain_batch
+        assert recipes[ADAPTATION].departures(VS)["augmentation"] == "contrast instead of none"
+        for phase, recipe in chosen_recipes(name, COCHLEA, phases=[ADAPTATION, MEAN_TEACHER]).items():
+            assert isinstance(recipe, phase.recipe_type)
+            assert recipe.augmentation == "mild"
+
+
+def test_a_round_may_start_from_the_adversary(tmp_path: Path) -> None:
+    config = written(tmp_path, "[vs.self_training_1]\nstarts_from = 'adaptation'")
+    first, *_ = SELF_TRAINING
+    recipe = chosen_recipes("best-cpu", VS, phases=[first], config=config)[first]
+    assert first.start(recipe) == "adaptation"
