@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from challenge.contract import STRUCTURES, Structure
+from challenge.contract import COCHLEA, STRUCTURES, Structure
 from pipeline.model.enet import ENet3d
-from pipeline.model.weights import save_weights
+from pipeline.model.weights import Segmenter, save_weights
 
 CPU = torch.device("cpu")
 WINDOW = 16
@@ -38,3 +39,11 @@ def write_narrow_weights(folder: Path) -> Path:
     for seed, structure in enumerate(STRUCTURES):
         save_weights(folder, structure, narrow_network(seed), {"spacing_mm": 0.5, "data": "none"}, window=WINDOW)
     return folder
+
+
+def found_somewhere(volume: np.ndarray, segmenter: Segmenter, **_: object) -> np.ndarray:
+    """In place of `predict_structure`: what anatomy allows, a ball in the middle or two beside it, left and right."""
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in volume.shape)
+    beside = 35.0 if segmenter.structure is COCHLEA else 0.0  # voxels of 0.5 mm
+    ball = z[:, None, None] ** 2 + y[:, None] ** 2 + (np.abs(x) - beside) ** 2 < 5**2
+    return np.where(ball, np.float32(0.9), np.float32(0.1))
