@@ -57,7 +57,7 @@ class Nearness:
 def cochlea_centres(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """Return the centres of the cochleas in a mask `(D, H, W)`, at most one a side: `(n, 3)` as `(z, y, x)`, in mm."""
     labels, count = labelled_components(kept_components(mask, ONE_A_SIDE, spacing_mm))
-    centres = ndimage.center_of_mass(labels > 0, labels, range(1, count + 1))
+    centres = ndimage.center_of_mass(labels > 0, labels, np.arange(1, count + 1))
     return np.asarray(centres, dtype=np.float64).reshape(-1, 3) * np.asarray(spacing_mm)
 
 
