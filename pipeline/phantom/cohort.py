@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -15,11 +15,10 @@ from challenge import contract
 from challenge.files import written_whole
 from challenge.nifti import write_image
 from pipeline.phantom.anatomy import Head, make_head
-from pipeline.phantom.contrast import CET1, HARDNESS, HRT2, Hardness, is_cystic, is_dark
+from pipeline.phantom.contrast import CET1, HARDNESS, HRT2, Hardness, is_camouflaged, is_cystic, is_dark
 from pipeline.phantom.scanner import Grid, centred_grid, paint
+from pipeline.phantom.shapes import rotation_about_axes
 
-# Raise it whenever the same seed gives other voxels.
-VERSION = 1
 _Named = TypeVar("_Named")
 RECORD_FILE = "phantom.json"
 
@@ -73,22 +72,36 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def draw_grid(rng: np.random.Generator, preset: Preset, contrast: str) -> Grid:
-    """Draw a scan's grid: its protocol, its thickness, and the position of its field of view."""
+def draw_grid(
+    rng: np.random.Generator, preset: Preset, contrast: str, hardness: Hardness = HARDNESS["standard"]
+) -> Grid:
+    """Draw a scan's grid: its protocol, its thickness, the position of its field of view, and its angles."""
+    grid = _draw_axial_grid(rng, preset, contrast, hardness)
+    if not any(hardness.oblique_degrees):
+        return grid
+    turned = rotation_about_axes(np.radians(rng.uniform(-1.0, 1.0, size=3) * hardness.oblique_degrees))
+    return replace(grid, direction=tuple(turned.ravel().tolist()))
+
+
+def _draw_axial_grid(rng: np.random.Generator, preset: Preset, contrast: str, hardness: Hardness) -> Grid:
     protocols = preset.protocols[contrast]
     protocol = protocols[int(rng.choice(len(protocols), p=[p.share for p in protocols]))]
     count, thicknesses = protocol.slices[int(rng.integers(len(protocol.slices)))]
-    thickness = round(float(rng.uniform(*thicknesses)), 2)
+    thickness = round(float(rng.uniform(*thicknesses)) * hardness.thickness, 2)
     spacing = (protocol.spacing_mm, protocol.spacing_mm, thickness)
     nudge = rng.uniform(-1.5, 1.5, size=3)
     if protocol.field_mm is not None:
-        x, y, z = (round(extent / step) for extent, step in zip(protocol.field_mm, spacing, strict=True))
+        x, y, z = (
+            round(extent * hardness.field_of_view / step)
+            for extent, step in zip(protocol.field_mm, spacing, strict=True)
+        )
         centre = (float(nudge[0]), 3.0 + float(nudge[1]), float(nudge[2]))
         return centred_grid((x, y, z), spacing, centre)
     # A whole head extends further back and up than its ears, so a thick stack is centred higher than a thin one.
     up = max(0.0, (count * thickness - 60.0) * 0.25)
     centre = (float(nudge[0]), 10.0 + 2 * float(nudge[1]), up + float(nudge[2]))
-    return centred_grid((protocol.in_plane, protocol.in_plane, count), spacing, centre)
+    in_plane = round(protocol.in_plane * hardness.field_of_view)
+    return centred_grid((in_plane, in_plane, count), spacing, centre)
 
 
 def make_cohort(
@@ -153,7 +166,7 @@ def make_cohort(
             if progress is not None:
                 progress(f"{folder}/{case}{suffix}")
     out.mkdir(parents=True, exist_ok=True)
-    record = {"version": VERSION, "preset": preset, "seed": seed, "hardness": hardness, "cases": records}
+    record = {"version": level.version, "preset": preset, "seed": seed, "hardness": hardness, "cases": records}
     with written_whole(out / RECORD_FILE) as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
     written.append(out / RECORD_FILE)
@@ -175,7 +188,7 @@ def make_case(
         np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, case_id]).spawn(3)
     )
     head = make_head(geometry)
-    grid = draw_grid(acquisition, preset, contrast)
+    grid = draw_grid(acquisition, preset, contrast, hardness)
     scan, labels = paint(head, contrast, grid, intensity, hardness)
     for structure in contract.STRUCTURES:
         if not (labels == structure.label).any():
@@ -193,13 +206,16 @@ def _image(voxels: NDArray[np.int16] | NDArray[np.uint8], grid: Grid) -> sitk.Im
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
+    if grid.direction is not None:
+        image.SetDirection(grid.direction)
+        image.SetOrigin((np.reshape(grid.direction, (3, 3)) @ grid.origin_mm).tolist())
     return image
 
 
 def _facts(head: Head, grid: Grid, labels: NDArray[np.uint8], hardness: Hardness) -> dict[str, object]:
     voxel_mm3 = float(np.prod(grid.spacing_mm))
     volumes = {s.key: round(int((labels == s.label).sum()) * voxel_mm3, 1) for s in contract.STRUCTURES}
-    return {
+    facts: dict[str, object] = {
         "size_xyz": grid.size_xyz,
         "spacing_mm": grid.spacing_mm,
         "volume_mm3": volumes,
@@ -207,3 +223,6 @@ def _facts(head: Head, grid: Grid, labels: NDArray[np.uint8], hardness: Hardness
         "vs_cystic": is_cystic(head.tumour.character, hardness),
         "vs_dark": is_dark(head.tumour.character, hardness),
     }
+    if hardness.camouflaged:
+        facts["vs_camouflaged"] = is_camouflaged(head.tumour.character, hardness)
+    return facts

@@ -4,7 +4,7 @@ Brightness is relative: 1 is an enhancing vein on ceT1, and cerebrospinal fluid 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -26,31 +26,52 @@ class Hardness:
     """How hard the phantoms are. Textures, spreads, noise and shading are standard deviations.
 
     Attributes:
+        version: raise it whenever the same seed gives other voxels at this hardness.
         vs_hrt2: the tumour's mean brightness on hrT2.
         vs_hrt2_spread: the tumour's texture on hrT2, relative to `vs_hrt2`.
         cystic: fraction of tumours with cysts.
         dark: fraction of tumours that are dark on hrT2.
+        camouflaged: fraction of tumours that look like the cerebellum on hrT2; none of them is dark.
         labyrinth_cet1: brightness of the inner ear's fluid on ceT1; petrous bone has 0.24.
         petrous_texture: texture of the petrous bone.
         vessels_cet1: brightness of enhancing veins on ceT1.
         tissue_jitter: relative spread of each tissue's brightness between scans.
         noise: Rician noise.
         bias: relative coil shading.
+        shifts_hrt2: factors on the brightness of tissues on hrT2, as another sequence has them.
+        thickness: factor on the slices' thickness, of either contrast.
+        field_of_view: factor on the field of view, of either contrast.
+        oblique_degrees: the greatest angles of the slices about the scanner's x, y and z, of either contrast.
     """
 
+    version: int = 1
     vs_hrt2: float = 0.525
     vs_hrt2_spread: float = 0.15
     cystic: float = 0.2
     dark: float = 0.1
+    camouflaged: float = 0.0
     labyrinth_cet1: float = 0.36
     petrous_texture: float = 0.05
     vessels_cet1: float = 1.0
     tissue_jitter: float = 0.06
     noise: float = 0.035
     bias: float = 0.10
+    shifts_hrt2: Mapping[str, float] = field(default_factory=dict)
+    thickness: float = 1.0
+    field_of_view: float = 1.0
+    oblique_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 _STANDARD = Hardness()
+# As on a turbo spin echo instead of CISS: fat and marrow bright, flowing blood dark, white matter and cortex closer,
+# the labyrinth's fluid duller than that of the cisterns.
+_ANOTHER_SEQUENCE = MappingProxyType(
+    {
+        "fat": 1.6, "marrow": 1.7, "petrous marrow": 1.6, "mucosa": 1.4, "muscle": 1.3, "dura": 1.3, "cortex": 0.9,
+        "white": 1.15, "brainstem": 1.1, "folia": 0.85, "vein": 0.45, "plexus": 0.8, "labyrinth": 0.78,
+        "modiolus": 0.85, "cyst": 1.1,
+    }
+)  # fmt: skip
 HARDNESS: Mapping[str, Hardness] = MappingProxyType(
     {
         "easy": replace(
@@ -59,8 +80,9 @@ HARDNESS: Mapping[str, Hardness] = MappingProxyType(
         ),
         "standard": _STANDARD,
         "hard": replace(
-            _STANDARD, vs_hrt2=0.45, vs_hrt2_spread=0.20, cystic=0.3, dark=0.2, labyrinth_cet1=0.30,
-            petrous_texture=0.08, vessels_cet1=1.1, tissue_jitter=0.10, noise=0.05, bias=0.15,
+            _STANDARD, version=2, vs_hrt2=0.45, vs_hrt2_spread=0.20, cystic=0.25, dark=0.25, camouflaged=0.25,
+            labyrinth_cet1=0.30, petrous_texture=0.08, vessels_cet1=1.1, tissue_jitter=0.10, noise=0.07, bias=0.20,
+            shifts_hrt2=_ANOTHER_SEQUENCE, thickness=1.8, field_of_view=1.25, oblique_degrees=(15.0, 5.0, 5.0),
         ),
     }
 )  # fmt: skip
@@ -118,8 +140,10 @@ class Appearance:
     gain: float
 
 
-def draw_appearance(rng: np.random.Generator, contrast: str, hardness: Hardness, *, dark_tumour: bool) -> Appearance:
+def draw_appearance(rng: np.random.Generator, contrast: str, hardness: Hardness, *, character: float) -> Appearance:
     """Draw one scan's appearance: each tissue's brightness varies a little, as it does between patients and coils.
+
+    `character` is the tumour's, uniform in [0, 1).
 
     Raises:
         ValueError: `contrast` is neither "ceT1" nor "hrT2".
@@ -129,9 +153,12 @@ def draw_appearance(rng: np.random.Generator, contrast: str, hardness: Hardness,
     looks = {}
     for tissue, look in _looks(contrast, hardness).items():
         factor = float(np.exp(np.clip(rng.normal(), -2.5, 2.5) * hardness.tissue_jitter))
+        factor *= hardness.shifts_hrt2.get(tissue, 1.0) if contrast == HRT2 else 1.0
         looks[tissue] = replace(look, level=look.level * factor, coarse=look.coarse * factor, fine=look.fine * factor)
-    if dark_tumour and contrast == HRT2:
+    if contrast == HRT2 and is_dark(character, hardness):
         looks["vs"] = replace(looks["vs"], level=looks["vs"].level * _DARK)
+    if contrast == HRT2 and is_camouflaged(character, hardness):
+        looks["vs"] = looks["cerebellum"]
     return Appearance(
         looks=looks,
         coarse=random_field(rng, (6.0, 18.0), waves=32),
@@ -148,3 +175,8 @@ def is_cystic(character: float, hardness: Hardness) -> bool:
 def is_dark(character: float, hardness: Hardness) -> bool:
     """Tell whether a tumour with this character is dark on hrT2."""
     return character >= 1 - hardness.dark
+
+
+def is_camouflaged(character: float, hardness: Hardness) -> bool:
+    """Tell whether a tumour with this character looks like the cerebellum on hrT2."""
+    return 1 - hardness.dark - hardness.camouflaged <= character < 1 - hardness.dark

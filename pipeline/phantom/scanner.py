@@ -1,4 +1,7 @@
-"""The scanner: samples a head on any grid, in either contrast, with partial volume, coil shading and Rician noise."""
+"""The scanner: samples a head on any grid, axial or oblique, in either contrast.
+
+With partial volume, coil shading and Rician noise.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 
 from challenge.contract import BACKGROUND, STRUCTURES
 from pipeline.phantom.anatomy import Head, Layer
-from pipeline.phantom.contrast import Appearance, Hardness, draw_appearance, is_cystic, is_dark
+from pipeline.phantom.contrast import Appearance, Hardness, draw_appearance, is_cystic
 from pipeline.phantom.shapes import FloatArray, Plane, Pose, Vector, coverage, random_field
 
 # A slice is the mean of sub-slices that are at most this far apart.
@@ -16,15 +19,26 @@ _SUB_SLICE_MM = 0.55
 
 @dataclass(frozen=True)
 class Grid:
-    """A scan's grid: axial, with axes along the scanner's x, y, z; `origin_mm` is the first voxel's centre."""
+    """A scan's grid; `origin_mm` is the first voxel's centre along the grid's own axes.
+
+    These are the scanner's x, y, z, turned by `direction`: a 3 x 3 rotation by rows, or None if they are not turned.
+    """
 
     size_xyz: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
+    direction: tuple[float, ...] | None = None
 
     def centres(self, axis: int) -> Vector:
-        """Return the voxel centres along x (0), y (1) or z (2), mm."""
+        """Return the voxel centres along the grid's x (0), y (1) or z (2), mm."""
         return self.origin_mm[axis] + self.spacing_mm[axis] * np.arange(self.size_xyz[axis], dtype=np.float64)
+
+    def sees(self, pose: Pose) -> Pose:
+        """Return a pose in the scanner as the grid's own axes have it."""
+        if self.direction is None:
+            return pose
+        back = np.reshape(self.direction, (3, 3)).T
+        return Pose(rotation=back @ pose.rotation, shift_mm=back @ pose.shift_mm)
 
 
 def centred_grid(
@@ -89,11 +103,12 @@ def paint(
         ValueError: an unknown contrast.
     """
     character = head.tumour.character
-    appearance = draw_appearance(rng, contrast, hardness, dark_tumour=is_dark(character, hardness))
+    appearance = draw_appearance(rng, contrast, hardness, character=character)
     layers = (*head.layers, head.tumour.cysts) if is_cystic(character, hardness) else head.layers
     shading = random_field(rng, (150.0, 350.0), waves=8)
     margin_mm = max(grid.spacing_mm)
-    placed = [_place(layer, head.pose, grid, margin_mm) for layer in layers]
+    pose = grid.sees(head.pose)
+    placed = [_place(layer, pose, grid, margin_mm) for layer in layers]
     placed = [p for p in placed if p.rows.stop > p.rows.start and p.columns.stop > p.columns.start]
 
     width, height, depth = grid.size_xyz
@@ -101,11 +116,11 @@ def paint(
     scan = np.empty((depth, height, width), dtype=np.int16)
     labels = np.full((depth, height, width), BACKGROUND, dtype=np.uint8)
     for index, z_mm in enumerate(grid.centres(2)):
-        signal, filled = _paint_slice(placed, appearance, head.pose, grid, float(z_mm))
+        signal, filled = _paint_slice(placed, appearance, pose, grid, float(z_mm))
         for structure, fraction in filled.items():
             labels[index][fraction >= 0.5] = STRUCTURES[structure].label
-        upright = Plane(x_mm, y_mm, float(z_mm), head.pose)
-        signal *= 1 + np.float32(hardness.bias) * np.clip(shading.sample(upright), -2, 2)
+        middle = Plane(x_mm, y_mm, float(z_mm), pose)
+        signal *= 1 + np.float32(hardness.bias) * np.clip(shading.sample(middle), -2, 2)
         in_phase, quadrature = rng.standard_normal((2, height, width), dtype=np.float32) * np.float32(hardness.noise)
         signal += in_phase
         magnitude = np.sqrt(signal * signal + quadrature * quadrature)

@@ -1,6 +1,7 @@
 """The phantoms: shapes worked by hand, one head in both contrasts, cohorts as the challenge lays them out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from pipeline.phantom import (
     paint,
 )
 from pipeline.phantom.anatomy import Layer, Tumour
-from pipeline.phantom.cohort import draw_grid
-from pipeline.phantom.contrast import Hardness
+from pipeline.phantom.cohort import _image, draw_grid
+from pipeline.phantom.contrast import Hardness, draw_appearance
 from pipeline.phantom.shapes import (
     UPRIGHT,
     Both,
@@ -191,6 +192,20 @@ def test_air_has_rician_noise():
 def test_unknown_contrast_is_refused():
     with pytest.raises(ValueError, match="expected one of ceT1, hrT2, got 'T1'"):
         paint(lone(ball(1.0)), "T1", centred_grid((2, 2, 2), (1, 1, 1), (0, 0, 0)), np.random.default_rng(0), STANDARD)
+
+
+def test_an_oblique_scan_has_the_head_where_an_axial_one_has_it():
+    straight = centred_grid((40, 40, 20), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0))
+    turned = rotation_about_axes(np.radians([15.0, -5.0, 5.0]))
+    centres = []
+    for grid in (straight, replace(straight, direction=tuple(turned.ravel().tolist()))):
+        _, labels = paint(
+            lone(ball(6.0, (8.0, -5.0, 4.0)), structure=COCHLEA), HRT2, grid, np.random.default_rng(0), SILENT
+        )
+        image = _image(labels, grid)
+        middle = ndimage.center_of_mass(labels)[::-1]
+        centres.append(image.TransformContinuousIndexToPhysicalPoint(middle))
+    np.testing.assert_allclose(centres, [[8.0, -5.0, 4.0]] * 2, atol=0.15)
 
 
 # Heads
@@ -392,3 +407,45 @@ def test_small_scans_are_what_two_cores_can_train_on():
             resampled = [n * s / 0.5 for n, s in zip(grid.size_xyz, grid.spacing_mm, strict=True)]
             assert all(r <= m for r, m in zip(resampled, most, strict=True))
             assert resampled[2] > 68
+
+
+def test_standard_draws_what_it_has_always_drawn():
+    """Shipped networks and published scores belong to these phantoms: a change here needs a new `version`."""
+    grid = draw_grid(np.random.default_rng(4), PRESETS["small"], HRT2)
+    assert grid == Grid((149, 89, 29), (0.7, 0.7, 1.26), (-50.37126888287688, -29.05749192831319, -17.317932504014912))
+    looks = draw_appearance(np.random.default_rng(4), HRT2, STANDARD, character=0.5).looks
+    assert (looks["vs"].level, looks["vein"].level) == pytest.approx((0.537113594825707, 0.45098417267988933))
+    assert STANDARD.version == 1
+
+
+def test_a_camouflaged_tumour_looks_like_the_cerebellum_and_a_dark_one_is_darker():
+    hard = HARDNESS["hard"]
+    dark, camouflaged, plain = (
+        draw_appearance(np.random.default_rng(4), HRT2, hard, character=c).looks for c in (0.8, 0.6, 0.4)
+    )
+    assert camouflaged["vs"] == camouflaged["cerebellum"]
+    assert dark["vs"].level == pytest.approx(0.62 * plain["vs"].level)
+    assert plain["vein"].level == pytest.approx(0.45 * draw_appearance(
+        np.random.default_rng(4), HRT2, replace(hard, shifts_hrt2={}), character=0.4).looks["vein"].level)  # fmt: skip
+    enhanced = draw_appearance(np.random.default_rng(4), CET1, hard, character=0.6).looks
+    assert enhanced["vs"] != enhanced["cerebellum"]  # on ceT1 it enhances like any other
+
+
+def test_hard_scans_are_oblique_thick_and_wide():
+    rng, hard = np.random.default_rng(0), HARDNESS["hard"]
+    grids = [draw_grid(rng, PRESETS["small"], HRT2, hard) for _ in range(50)]
+    assert all(1.8 <= grid.spacing_mm[2] <= 2.7 for grid in grids)
+    for grid in grids:
+        turn = np.reshape(grid.direction, (3, 3))
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(np.multiply(grid.size_xyz, grid.spacing_mm), (130.0, 77.5, 45.0), atol=1.4)
+    tilts = [np.degrees(np.arccos(grid.direction[8])) for grid in grids]  # of the slices against axial ones
+    assert 5 < np.mean(tilts) < max(tilts) < 16
+
+
+def test_a_hard_case_holds_both_structures_in_its_oblique_field():
+    _, labels, grid, _ = make_case(211, HRT2, PRESETS["small"], HARDNESS["hard"], seed=5)
+    voxel_mm3 = np.prod(grid.spacing_mm)
+    _, cochleas = ndimage.label(labels == COCHLEA.label)
+    assert cochleas == 2
+    assert (labels == VS.label).sum() * voxel_mm3 > 100
