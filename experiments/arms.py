@@ -47,7 +47,7 @@ from challenge.nifti import read_image, write_image
 from evaluation.scoring import score_masks
 from pipeline.data.cases import array_from, read_mask, read_scan
 from pipeline.inference.segment import segment_case
-from pipeline.model.weights import load_segmenter
+from pipeline.model.weights import Segmenter, load_segmenter
 from pipeline.phantom.cohort import PRESETS, make_case
 from pipeline.phantom.contrast import HARDNESS, HRT2
 from pipeline.runtime.allocator import keep_large_blocks
@@ -274,9 +274,14 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
 
 
 def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -> dict[str, Any]:
+    """Score the network of a folder of weights on a cohort: as `network_scores`."""
+    return network_scores(load_segmenter(weights, structure, torch.device("cpu")), data, scored)
+
+
+def network_scores(segmenter: Segmenter, data: Path, scored: Scored) -> dict[str, Any]:
     """Score one network on a cohort's own grids: case -> Dice, ASSD, whether it is empty, volumes."""
     torch.set_num_threads(1)  # applies only to the calling thread
-    segmenter = load_segmenter(weights, structure, torch.device("cpu"))
+    structure = segmenter.structure
     scores = {}
     for path in cohort(data, scored.scans, scored.suffix):
         case = path.name.removesuffix(scored.suffix)

@@ -7,14 +7,16 @@ Uses the data of `experiments.arms`, makes it where it is missing, and leaves it
 resumes where it was stopped.
 
     OUT/runs/best/seed{S}                the recipe's phases
-    OUT/runs/{arm}/seed{S}               the same with one thing changed or left out
+    OUT/runs/{arm}/seed{S}               the same with one thing changed; phases that do not change are copied
     OUT/arms/{arm}/seed{S}               weights, and scores of the cohorts
     OUT/arms/{arm}/seed{S}/*_labels.csv  the true Dice of a round's pseudo-labels, for the report alone
 """
 
 import csv
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +29,54 @@ from evaluation.metrics import count_overlap, dice
 from experiments.arms import Arm, command, in_parallel, make_data, options, score_arm, train_options
 from pipeline.data.cache import structure_mask
 from pipeline.runtime.allocator import keep_large_blocks
-from pipeline.training.named_recipes import RECIPES
+from pipeline.training.named_recipes import RECIPES, chosen_recipes
+from pipeline.training.phases import SUPERVISED, Phase
 from pipeline.training.report import PSEUDO_LABELS_FILE, PSEUDO_LABELS_FOLDER, read_pseudo_label
 
 RECIPE = "best-cpu"
+# The best's phase 1 with the target's batch statistics, without any self-training.
+STATISTICS = Arm(
+    "best:supervised+statistics", "best/seed{seed}", "supervised", target_statistics=True, may_ship=True, anatomy=True
+)
 
 
 @dataclass(frozen=True)
 class Change:
-    """An arm that differs from the best in one thing: the configuration that says so, and the last phase to train."""
+    """An arm that differs from the best in one thing: the configuration that says so.
+
+    Phases that the configuration leaves as they are are not trained again, but copied from the best of the same seed.
+
+    Attributes:
+        config: TOML, as `train --config` takes it.
+        last: key of the phase to end with, which is scored; None for the recipe's last.
+        structures: for which it is trained.
+        recipe: another named recipe than the best's; it begins with the best's phase 1.
+        with_cochlea: whether the VS needs the cochlea's finished run beside its own.
+    """
 
     name: str
     config: str
-    phase: str = "supervised"
+    last: str | None = None
     structures: tuple[Structure, ...] = field(default=STRUCTURES)
+    recipe: str = RECIPE
+    with_cochlea: bool = False
 
 
-# First what phase 1 is worth under another randomisation, then what is left out of the best.
+_PHASE1 = SUPERVISED.key
+_RANDOMISED_PHASE2 = '[vs.adaptation]\naugmentation = "contrast"\n[cochlea.adaptation]\naugmentation = "mild"'
+# First what phase 1 is worth with one arm alone, then what else can follow it, then what is left out of the best.
 CHANGES = (
-    Change("convolution", '[supervised]\naugmentation = "convolution"', structures=(VS,)),
-    Change("label-aware", '[supervised]\naugmentation = "mixed"', structures=(VS,)),
-    Change("tumour-intensity", '[supervised]\naugmentation = "structure"', structures=(VS,)),
-    Change("not-randomised", '[supervised]\naugmentation = "none"\n', "self_training_1", (VS,)),
-    Change("mild", '[supervised]\naugmentation = "mild"', structures=(COCHLEA,)),
-    Change("own-teacher", '[self_training_1]\nteacher = "network"', "self_training_1", (COCHLEA,)),
-    Change("no-agreement", "[self_training_1]\nagreement = 0.0", "self_training_1", (VS,)),
+    Change("convolution", '[supervised]\naugmentation = "convolution"', _PHASE1, (VS,)),
+    Change("label-aware", '[supervised]\naugmentation = "mixed"', _PHASE1, (VS,)),
+    Change("tumour-intensity", '[supervised]\naugmentation = "structure"', _PHASE1, (VS,)),
+    Change("random-contrast", '[supervised]\naugmentation = "contrast"', _PHASE1, (COCHLEA,)),
+    Change("mild", '[supervised]\naugmentation = "mild"', _PHASE1, (COCHLEA,)),
+    Change("mind", '[supervised]\naugmentation = "none"\ninput = "mind"', _PHASE1),
+    Change("adversary", _RANDOMISED_PHASE2, "adaptation", recipe="cpu"),
+    Change("adversary-off", f"[adaptation]\ngrl_weight_max = 0.0\n{_RANDOMISED_PHASE2}", "adaptation", recipe="cpu"),
+    Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true'),
+    Change("no-agreement", "agreement = 0.0"),
+    Change("not-randomised", 'augmentation = "none"'),
 )
 
 
@@ -66,7 +91,7 @@ def rungs(structure: Structure, name: str = "best") -> Iterator[Arm]:
 def run_best(out: Path, structure: Structure, seed: int) -> None:
     """Train the best recipe, and score every rung."""
     train(out, structure, seed, "best", {})
-    for arm in rungs(structure):
+    for arm in (*rungs(structure), STATISTICS):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 
@@ -76,13 +101,40 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     config = out / f"{change.name}.toml"
     with written_whole(config) as partial:
         partial.write_text(change.config + "\n", encoding="utf-8")
-    for phase in RECIPES[RECIPE][structure]:
-        train(out, structure, seed, change.name, {"--config": config, "--phase": phase.key})
-        if phase.key == change.phase:
+    copy_from_best(out, structure, seed, change, config)
+    *_, last = RECIPES[change.recipe][structure]
+    ends = change.last or last.key
+    for phase in RECIPES[change.recipe][structure]:
+        if not (phase == SUPERVISED and change.recipe != RECIPE):
+            more = {"--recipe": change.recipe, "--config": config, "--phase": phase.key}
+            train(out, structure, seed, change.name, more)
+        if phase.key == ends:
             break
-    arm = Arm(change.name, f"{change.name}/seed{{seed}}", change.phase, anatomy=True)
+    arm = Arm(change.name, f"{change.name}/seed{{seed}}", ends, anatomy=True)
     score_arm(out, arm, structure, seed)
     score_pseudo_labels(out, arm, structure, seed)
+
+
+def copy_from_best(out: Path, structure: Structure, seed: int, change: Change, config: Path) -> None:
+    """Copy what a change shares with the best, before it trains anything itself."""
+    best, mine = (out / "runs" / name / f"seed{seed}" for name in ("best", change.name))
+    copied = [Path(structure.key, phase.key) for phase in shared_phases(structure, change, config)]
+    if change.with_cochlea:
+        copied.append(Path(COCHLEA.key))
+    for folder in copied:
+        if not (mine / folder).exists():
+            partial = mine / folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(best / folder, partial, ignore=shutil.ignore_patterns(".lock"))
+            partial.rename(mine / folder)
+
+
+def shared_phases(structure: Structure, change: Change, config: Path) -> list[Phase]:
+    """Return the leading phases that a change leaves as they are in the best recipe."""
+    if change.recipe != RECIPE:
+        return [SUPERVISED]
+    best, changed = RECIPES[RECIPE][structure], chosen_recipes(RECIPE, structure, config=config)
+    return list(takewhile(lambda phase: changed[phase] == best[phase], changed))
 
 
 def train(out: Path, structure: Structure, seed: int, name: str, more: Mapping[str, Any]) -> None:
@@ -118,14 +170,24 @@ def score_pseudo_labels(out: Path, arm: Arm, structure: Structure, seed: int) ->
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="Folder for everything.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="Training seeds of the best, from 0.")
+@click.option("--change-seeds", type=click.IntRange(min=1), default=1, help="Training seeds of the changes, from 0.")
+@click.option(
+    "--only",
+    type=click.Choice([change.name for change in CHANGES]),
+    multiple=True,
+    help="Of the changes, train only this one; can be repeated.  [default: all]",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Processes at a time, one thread each.")
-def main(out: Path, seeds: int, jobs: int) -> None:
+def main(out: Path, seeds: int, change_seeds: int, only: tuple[str, ...], jobs: int) -> None:
     """Train and score the ladder; the same command resumes where it was stopped."""
     keep_large_blocks()
     out = out.resolve()
     make_data(out / "data")
-    in_parallel(jobs, [(run_best, out, s, seed) for seed in range(seeds) for s in STRUCTURES])
-    in_parallel(jobs, [(run_change, out, s, 0, change) for change in CHANGES for s in change.structures])
+    in_parallel(jobs, [(run_best, out, s, seed) for seed in range(max(seeds, change_seeds)) for s in STRUCTURES])
+    changes = [change for change in CHANGES if not only or change.name in only]
+    in_parallel(
+        jobs, [(run_change, out, s, seed, c) for seed in range(change_seeds) for c in changes for s in c.structures]
+    )
 
 
 if __name__ == "__main__":

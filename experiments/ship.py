@@ -21,7 +21,8 @@ import numpy as np
 from challenge.contract import STRUCTURES, Structure
 from experiments.arms import ARMS, COHORTS, Arm, command, write_json
 from experiments.ladder import RECIPE, rungs
-from experiments.table import TITLES, read_scores
+from experiments.scores import read_scores
+from experiments.table import LADDER, TITLES
 from pipeline.training.checkpoint import finished_checkpoint, saved_progress
 from pipeline.training.report import PSEUDO_LABELS_FILE
 
@@ -89,7 +90,7 @@ def summary(out: Path, arm: str, structure: Structure, cohort: str, seed: int) -
 def compared(out: Path, structure: Structure) -> dict[str, Any]:
     """Return every arm's mean Dice by seed on the held-out target and on the source validation phantoms."""
     told = {}
-    for arm, title in TITLES.items():
+    for arm, title in (TITLES | LADDER).items():
         by_seed = {}
         for cohort in ("held_out", "source_validation"):
             if (scores := read_scores(out, arm, structure, cohort)) is not None:

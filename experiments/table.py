@@ -3,9 +3,7 @@
 python -m experiments.table --out experiment
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import click
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
+from experiments.scores import paired, read_scores, training_minutes
 from pipeline.training.checkpoint import read_checkpoint, saved_progress
 
 TITLES = {
@@ -22,19 +21,36 @@ TITLES = {
     "phase2+statistics": "e. c with the target's statistics",
     "control": "d. control: phase 2's steps, source only",
     "control+statistics": "e. d with the target's statistics",
+    "oracle": "f. oracle: phase 1 on the target's labels",
+}
+# The ladder: what a paper's reader knows, each arm alone, the best's rungs, the best without one thing, the oracle.
+LADDER = {
+    "phase1": "source only",
+    "phase2": "the paper's method",
+    "control": "its control",
+    "phase1+statistics": "alone: the target's statistics",
+    "random-contrast": "alone: random contrast",
+    "convolution": "alone: random convolutions (GIN) for the maps",
+    "label-aware": "alone: label-aware maps, half of them convolutions",
+    "tumour-intensity": "alone: the tumour's intensity (jwc-rad)",
+    "mild": "alone: mild, monotone contrast",
+    "mind": "alone: MIND descriptors as input",
     "best:supervised": "best, its phase 1",
+    "best:supervised+statistics": "the same with the target's statistics",
+    "adversary": "best's phase 1, randomised, then the adversary",
+    "adversary-off": "the same steps without reversal",
+    "mean-teacher": "best's phase 1, then a mean teacher",
     "best:self_training_1": "best, self-training 1",
     "best:self_training_2": "best, self-training 2",
     "best": "**best**",
-    "convolution": "its phase 1 with random convolutions (GIN)",
-    "label-aware": "its phase 1 with label-aware maps",
-    "tumour-intensity": "its phase 1 with the tumour's intensity alone",
-    "not-randomised": "self-training without randomised sources",
-    "mild": "its phase 1 with mild contrast",
-    "own-teacher": "self-training without the target's statistics",
-    "no-agreement": "self-training 1 without the views' agreement",
-    "oracle": "f. oracle: phase 1 on the target's labels",
+    "not-randomised": "best, nothing randomised",
+    "own-teacher": "best, first teacher without the target's statistics",
+    "no-agreement": "best, without the views' agreement",
+    "nearness": "best, with nearness to a cochlea",
+    "oracle": "oracle: target labels",
 }
+# A case below this Dice counts as missed.
+_MISSED = 0.3
 _TRIED = {
     "no_reversal": "reversal weight 0: shared batches, no adversary",
     "weight_0.1": "reversal weight up to 0.1",
@@ -54,32 +70,18 @@ PAIRS = (
     ("control+statistics", "control"),
     ("phase2", "phase1"),
 )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """An arm's scores: arrays `(seeds, cases)`, cases in the same order in every arm; which seeds they are."""
-
-    seeds: list[int]
-    dice: np.ndarray
-    assd_mm: np.ndarray
-    empty: np.ndarray
-    volume_ratio: np.ndarray
-
-
-def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Scores | None:
-    """Read an arm's scores of every seed; None if there are none."""
-    files = sorted((out / "arms" / arm).glob(f"seed*/{structure.key}_{cohort}.json"))
-    if not files:
-        return None
-    seeds = [json.loads(path.read_text()) for path in files]
-    cases = sorted(seeds[0])
-
-    def values(name: str) -> np.ndarray:
-        return np.array([[scores[case][name] for case in cases] for scores in seeds], dtype=float)
-
-    numbers = [int(path.parent.name.removeprefix("seed")) for path in files]
-    return Scores(numbers, values("dice"), values("assd_mm"), values("empty"), values("volume_ratio"))
+LADDER_PAIRS = (
+    *((arm, "best:supervised") for arm in ("convolution", "label-aware", "tumour-intensity", "random-contrast")),
+    ("mind", "phase1"),
+    ("best:supervised+statistics", "best:supervised"),
+    ("adversary", "adversary-off"),
+    ("adversary", "best:supervised"),
+    ("mean-teacher", "best"),
+    ("best:self_training_1", "best:supervised"),
+    ("best", "best:self_training_1"),
+    *(("best", arm) for arm in ("not-randomised", "own-teacher", "no-agreement", "nearness", "phase2", "phase1")),
+    ("best", "oracle"),
+)
 
 
 def table(out: Path, structure: Structure, cohort: str, titles: Mapping[str, str]) -> Iterator[str]:
@@ -104,16 +106,42 @@ def table(out: Path, structure: Structure, cohort: str, titles: Mapping[str, str
         yield f"| {' | '.join(cells)} |"
 
 
-def differences(out: Path, structure: Structure, cohort: str) -> Iterator[str]:
+def ladder(out: Path, structure: Structure, cohort: str, titles: Mapping[str, str]) -> Iterator[str]:
+    """Yield a structure's ladder: a row for each arm, in which every case of every seed counts once."""
+    yield "| arm | seeds | minutes a seed | source Dice | Dice | median | worst | below .3 | empty | ASSD mm, median |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for arm, title in titles.items():
+        if (target := read_scores(out, arm, structure, cohort)) is None:
+            continue
+        source = read_scores(out, arm, structure, "source_validation")
+        minutes = training_minutes(out, arm, structure)
+        cells = [
+            title,
+            str(len(target.dice)),
+            "" if minutes is None else f"{minutes:.0f}",
+            "" if source is None else f"{source.dice.mean():.3f}",
+            f"{target.dice.mean():.3f} ± {target.dice.std(ddof=1):.3f}",
+            f"{np.median(target.dice):.3f}",
+            f"{target.dice.min():.3f}",
+            f"{(target.dice < _MISSED).sum()} of {target.dice.size}",
+            f"{target.empty.sum():.0f}",
+            f"{np.median(target.assd_mm):.2f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def differences(
+    out: Path, structure: Structure, cohort: str, pairs: Sequence[tuple[str, str]] = PAIRS
+) -> Iterator[str]:
     """Yield the paired differences: a case's Dice is its mean over the seeds, the error is that of the cases' mean."""
     yield "| first - second | Dice, mean ± standard error | by seed |"
     yield "|---|---|---|"
-    for first, second in PAIRS:
+    for first, second in pairs:
         one, other = (read_scores(out, arm, structure, cohort) for arm in (first, second))
         if one is None or other is None:
             continue
-        seeds = min(len(one.dice), len(other.dice))
-        difference = one.dice[:seeds] - other.dice[:seeds]
+        if (difference := paired(one, other, whole=second == "oracle")) is None:
+            continue
         by_case = difference.mean(axis=0)
         error = by_case.std(ddof=1) / np.sqrt(len(by_case))
         by_seed = ", ".join(f"{value:+.3f}" for value in difference.mean(axis=1))
@@ -124,7 +152,7 @@ def adversary(out: Path, structure: Structure) -> Iterator[str]:
     """Yield the domain classifier's loss and accuracy, and the source's Dice, at three epochs of every phase 2."""
     yield "| run | epoch | domain loss | domain accuracy | reversal weight | source Dice | predicted/true |"
     yield "|---|---|---|---|---|---|---|"
-    for run in sorted((out / "runs").glob(f"*/{structure.key}/adaptation/checkpoint.pt")):
+    for run in sorted((out / "runs").rglob(f"{structure.key}/adaptation/checkpoint.pt")):
         history: Sequence[dict[str, Any]] = saved_progress(read_checkpoint(run))["history"]
         validated = [epoch for epoch in history if epoch["validation"] is not None]
         if not validated:
@@ -132,7 +160,7 @@ def adversary(out: Path, structure: Structure) -> Iterator[str]:
         for epoch in [validated[0], validated[len(validated) // 2], validated[-1]]:
             losses, validation = epoch["losses"], epoch["validation"]
             cells = [
-                run.parent.parent.parent.name,
+                " ".join(run.relative_to(out / "runs").parts[:-3]),
                 f"{epoch['number']} of {len(history)}",
                 *(f"{losses[name]:.3f}" for name in ("domain_loss", "domain_accuracy", "grl_weight")),
                 f"{np.mean(list(validation['dice'].values())):.3f}",
@@ -165,6 +193,8 @@ def main(out: Path, cohort: str) -> None:
             table(out, structure, cohort, TITLES),
             differences(out, structure, cohort),
             table(out, structure, cohort, TRIED),
+            ladder(out, structure, cohort, LADDER),
+            differences(out, structure, cohort, LADDER_PAIRS),
             adversary(out, structure),
         ):
             click.echo(f"{structure.title}, phantoms, {cohort.replace('_', ' ')}\n")
