@@ -3,11 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from challenge.contract import VS
+from challenge.contract import COCHLEA, VS
+from experiments.ladder import CHANGES, RECIPE, copy_from_best, shared_phases
+from experiments.scores import read_scores
+from experiments.selection import Candidate, label_free_scores, selection_table
 from experiments.ship import choose
-from experiments.table import differences, read_scores, table
+from experiments.table import differences, ladder, table
+from pipeline.training.named_recipes import RECIPES, chosen_recipes
+from tests.segmenters import ThresholdSegmenter
 
 
 def write_scores(out: Path, arm: str, cohort: str, seeds: list[list[float]]) -> None:
@@ -50,6 +56,30 @@ def test_differences_are_paired_by_case(out: Path) -> None:
     assert rows == ["| phase2 - control | +0.175 ± 0.025 | +0.200, +0.150 |"]
 
 
+def test_a_rung_names_its_worst_case_those_missed_and_its_training_time(out: Path) -> None:
+    for seed, seconds in enumerate(({"phase1": 600, "phase2": 240}, {"phase1": 720, "phase2": 360})):
+        card = out / "arms" / "phase2" / f"seed{seed}" / "vs.json"
+        card.write_text(json.dumps({"seconds": seconds}))
+    rows = list(ladder(out, VS, "held_out", {"phase2": "paper", "control": "control"}))[2:]
+    # 14 and 18 minutes; 0.2, 0.4, 0.6 and 0 as above. The control has no card and no source scores.
+    assert rows == [
+        "| paper | 2 | 16 | 0.800 | 0.300 ± 0.258 | 0.300 | 0.000 | 2 of 4 | 1 | 2.00 |",
+        "| control | 2 |  |  | 0.125 ± 0.126 | 0.100 | 0.000 | 3 of 4 | 1 | 2.00 |",
+    ]
+
+
+def test_every_seed_is_compared_with_the_one_oracle_and_others_seed_by_seed(out: Path) -> None:
+    write_scores(out, "oracle", "held_out", [[0.9, 0.8]])
+    write_scores(out, "best", "held_out", [[0.8, 0.8], [0.6, 0.8]])
+    write_scores(out, "mild", "held_out", [[0.7, 0.8]])
+    rows = list(differences(out, VS, "held_out", [("best", "oracle"), ("best", "mild")]))[2:]
+    # By case (-0.2, 0): error 0.2 / sqrt(2) / sqrt(2); seed 0 alone for the other: (0.1, 0).
+    assert rows == [
+        "| best - oracle | -0.100 ± 0.100 | -0.050, -0.150 |",
+        "| best - mild | +0.050 ± 0.050 | +0.050 |",
+    ]
+
+
 def test_an_arm_that_was_not_run_has_no_scores(out: Path) -> None:
     assert read_scores(out, "oracle", VS, "held_out") is None
 
@@ -62,3 +92,71 @@ def test_what_is_shipped_is_chosen_by_the_tuning_phantoms(tmp_path: Path) -> Non
     write_scores(tmp_path, "phase2+statistics", "tuning", [[0.7, 0.6], [0.2, 0.2]])
     arm, seed = choose(tmp_path, VS)
     assert (arm.name, seed) == ("phase2+statistics", 0)
+
+
+def test_the_table_of_selection_ranks_and_picks() -> None:
+    networks = [
+        {"name": name, "true_dice": truth, "source_dice": source, "domain_confusion": None}
+        | dict.fromkeys(("volume", "flip", "contrast"), 0.5)
+        | {"product": product}
+        for name, truth, source, product in (
+            ("a", 0.2, 0.9, 0.1),
+            ("b", 0.8, 0.7, 0.6),
+            ("c", 0.6, 0.8, 0.7),
+            ("d", 0.0, 0.6, 0.0),
+        )
+    ]
+    rows = {row.split(" | ")[0]: row for row in selection_table(networks)}
+    # Ranks of the truth 2, 4, 3, 1; of the source Dice 4, 2, 3, 1: squared differences 4 + 4, 1 - 6 * 8 / 60 = 0.2.
+    assert rows["| source_dice"] == "| source_dice | 4 | +0.20 | a | 0.200 | 0.600 |"
+    # Of the product 2, 3, 4, 1: 1 - 6 * 2 / 60 = 0.8.
+    assert rows["| product"] == "| product | 4 | +0.80 | c | 0.600 | 0.200 |"
+    assert rows["| flip"] == "| flip | 4 | +nan | a | 0.200 | 0.600 |"
+    assert "| domain_confusion" not in rows
+
+
+def test_label_free_scores_see_a_network_that_depends_on_contrast() -> None:
+    volume = np.random.default_rng(0).normal(0, 0.1, (24, 24, 24)).astype(np.float32)
+    volume[8:14, 8:14, 2:8] = 3.0  # a cube of 216 voxels, not in the middle
+    bright = Candidate("bright", ThresholdSegmenter(VS, 2.0, 9.0), source_dice=0.8, confusion=None)
+    scores = label_free_scores(bright, [volume], [216.0, 400.0])
+    assert (scores.source_dice, scores.flip) == (0.8, 1.0)
+    assert scores.volume == pytest.approx(216 / 308)  # within the labels' range; the medians are 216 and 308
+    assert scores.contrast < 1.0  # the border, or all of it, is lost in another contrast
+    nothing = Candidate("nothing", ThresholdSegmenter(VS, 8.0, 9.0), source_dice=0.8, confusion=None)
+    assert label_free_scores(nothing, [volume], [216.0, 400.0]).product == 0
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_every_change_of_the_ladder_is_a_recipe_and_ends_with_one_of_its_phases(change, tmp_path: Path) -> None:
+    config = tmp_path / "change.toml"
+    config.write_text(change.config)
+    for structure in change.structures:
+        recipes = chosen_recipes(change.recipe, structure, config=config)
+        assert change.last is None or change.last in {phase.key for phase in recipes}
+        if change.recipe == RECIPE:
+            assert dict(recipes) != dict(RECIPES[RECIPE][structure])
+
+
+@pytest.mark.parametrize(
+    ("name", "structure", "shared"),
+    [
+        ("convolution", VS, []),
+        ("adversary", VS, ["supervised"]),
+        ("own-teacher", COCHLEA, ["supervised"]),
+        ("not-randomised", VS, []),
+        ("not-randomised", COCHLEA, ["supervised"]),  # its phase 1 never was
+    ],
+)
+def test_phases_that_do_not_change_are_copied_from_the_best(tmp_path: Path, name, structure, shared) -> None:
+    change = next(change for change in CHANGES if change.name == name)
+    config = tmp_path / "change.toml"
+    config.write_text(change.config)
+    assert [phase.key for phase in shared_phases(structure, change, config)] == shared
+    for phase in RECIPES[RECIPE][structure]:
+        folder = tmp_path / "runs" / "best" / "seed0" / structure.key / phase.key
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_text(phase.key)
+    copy_from_best(tmp_path, structure, 0, change, config)
+    copied = (tmp_path / "runs" / name).rglob("checkpoint.pt")
+    assert [path.read_text() for path in copied] == shared

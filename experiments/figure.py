@@ -1,0 +1,85 @@
+"""The same slices under source only, paper, best and oracle: one figure for docs/results.md. Phantoms, not patients.
+
+    python -m experiments.figure --out experiment --picture docs/images/arms.png
+
+Three held-out cases: of the best arm's seed shown, those whose Dice, mean of both structures, is the best, the median
+and the worst. What is drawn is what `predict` writes with each arm's weights, both structures in one label map.
+"""
+
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from challenge.contract import STRUCTURES, TARGET_SUFFIX
+from challenge.files import written_whole
+from experiments.arms import command
+from experiments.scores import read_scores
+
+SCANS, REFERENCE = "data/held_out/target_validation", "data/held_out/target_validation_reference"
+# title -> arm; a seed of an arm is shown if it has both structures
+ARMS = {"source only": "phase1", "paper": "phase2", "best": "best", "oracle": "oracle"}
+_COLOURS = 64
+_WIDTH = 1600
+
+
+def chosen_cases(out: Path, seed: int) -> list[str]:
+    """Return the best arm's best, median and worst case: by the mean Dice of both structures."""
+    dice = []
+    for structure in STRUCTURES:
+        scores = read_scores(out, "best", structure, "held_out")
+        if scores is None or seed not in scores.seeds:
+            raise click.ClickException(f"{out}: expected the best arm's scores of seed {seed}; run ladder.py first")
+        dice.append(scores.dice[scores.seeds.index(seed)])
+        cases = scores.cases
+    order = np.argsort(np.mean(dice, axis=0), kind="stable")[::-1]
+    return [cases[order[place]] for place in (0, len(order) // 2, -1)]
+
+
+def shown_weights(out: Path, arm: str, seed: int) -> Path | None:
+    """Return the folder of an arm's weights: this seed's, or the first's that has both structures."""
+    folders = [out / "arms" / arm / f"seed{seed}", *sorted((out / "arms" / arm).glob("seed*"))]
+    both = [folder for folder in folders if all((folder / f"{s.key}.json").exists() for s in STRUCTURES)]
+    return both[0] if both else None
+
+
+def make_small(picture: Path) -> None:
+    """Scale the picture down and give it a palette, so that it can lie in the repository."""
+    image = Image.open(picture).convert("RGB")
+    height = round(image.height * _WIDTH / image.width)
+    small = image.resize((_WIDTH, height), Image.Resampling.LANCZOS).quantize(_COLOURS, dither=Image.Dither.NONE)
+    with written_whole(picture) as partial:
+        small.save(partial, format="png", optimize=True)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What ladder.py was given.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed to show.")
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/images/arms.png"), help="PNG to write.")
+def main(out: Path, seed: int, picture: Path) -> None:
+    """Predict three held-out cases with every arm and draw them."""
+    out = out.resolve()
+    cases = chosen_cases(out, seed)
+    scans = out / "figure" / "scans"
+    shutil.rmtree(scans.parent, ignore_errors=True)
+    scans.mkdir(parents=True)
+    for case in cases:
+        shutil.copy(out / SCANS / (case + TARGET_SUFFIX), scans)
+    labels: list[object] = []
+    for title, arm in ARMS.items():
+        if (weights := shown_weights(out, arm, seed)) is None:
+            click.echo(f"{arm}: no weights of both structures in {out / 'arms'}; left out", err=True)
+            continue
+        folder = scans.parent / arm
+        command("predict", "--weights", weights, "--input", scans, "--output", folder)
+        labels += ["--labels", f"{title}={folder}"]
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    note = f"Phantoms, not patients. Held-out cases: the best arm's best, median and worst of 20; seed {seed}"
+    command("picture", "--scans", scans, *labels, "--reference", out / REFERENCE, "--out", picture, "--note", note)
+    make_small(picture)
+
+
+if __name__ == "__main__":
+    main()
