@@ -15,7 +15,7 @@ resumes where it was stopped.
 import csv
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from experiments.arms import Arm, command, in_parallel, make_data, options, scor
 from pipeline.data.cache import structure_mask
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.training.named_recipes import RECIPES, chosen_recipes
-from pipeline.training.phases import SUPERVISED, Phase
+from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SUPERVISED, Phase
 from pipeline.training.report import PSEUDO_LABELS_FILE, PSEUDO_LABELS_FOLDER, read_pseudo_label
 
 RECIPE = "best-cpu"
@@ -48,22 +48,20 @@ class Change:
 
     Attributes:
         config: TOML, as `train --config` takes it.
-        last: key of the phase to end with, which is scored; None for the recipe's last.
+        last: key of the phase to end with, which is scored; None for the recipe's last. A phase that the recipe does
+            not list follows the best's phase 1.
         structures: for which it is trained.
-        recipe: another named recipe than the best's; it begins with the best's phase 1.
         with_cochlea: whether the VS needs the cochlea's finished run beside its own.
     """
 
     name: str
-    config: str
+    config: str = ""
     last: str | None = None
-    structures: tuple[Structure, ...] = field(default=STRUCTURES)
-    recipe: str = RECIPE
+    structures: tuple[Structure, ...] = STRUCTURES
     with_cochlea: bool = False
 
 
 _PHASE1 = SUPERVISED.key
-_RANDOMISED_PHASE2 = '[vs.adaptation]\naugmentation = "contrast"\n[cochlea.adaptation]\naugmentation = "mild"'
 # First what phase 1 is worth with one arm alone, then what else can follow it, then what is left out of the best.
 CHANGES = (
     Change("convolution", '[supervised]\naugmentation = "convolution"', _PHASE1, (VS,)),
@@ -72,11 +70,13 @@ CHANGES = (
     Change("random-contrast", '[supervised]\naugmentation = "contrast"', _PHASE1, (COCHLEA,)),
     Change("mild", '[supervised]\naugmentation = "mild"', _PHASE1, (COCHLEA,)),
     Change("mind", '[supervised]\naugmentation = "none"\ninput = "mind"', _PHASE1),
-    Change("adversary", _RANDOMISED_PHASE2, "adaptation", recipe="cpu"),
-    Change("adversary-off", f"[adaptation]\ngrl_weight_max = 0.0\n{_RANDOMISED_PHASE2}", "adaptation", recipe="cpu"),
+    Change("adversary", last=ADAPTATION.key),
+    Change("adversary-off", "[adaptation]\ngrl_weight_max = 0.0", ADAPTATION.key),
+    Change("mean-teacher", last=MEAN_TEACHER.key),
     Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true'),
     Change("no-agreement", "agreement = 0.0"),
     Change("not-randomised", 'augmentation = "none"'),
+    Change("nearness", "cochlea_factor = 1.5", structures=(VS,), with_cochlea=True),
 )
 
 
@@ -102,15 +102,10 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     with written_whole(config) as partial:
         partial.write_text(change.config + "\n", encoding="utf-8")
     copy_from_best(out, structure, seed, change, config)
-    *_, last = RECIPES[change.recipe][structure]
-    ends = change.last or last.key
-    for phase in RECIPES[change.recipe][structure]:
-        if not (phase == SUPERVISED and change.recipe != RECIPE):
-            more = {"--recipe": change.recipe, "--config": config, "--phase": phase.key}
-            train(out, structure, seed, change.name, more)
-        if phase.key == ends:
-            break
-    arm = Arm(change.name, f"{change.name}/seed{{seed}}", ends, anatomy=True)
+    phases = trained_phases(structure, change)
+    for phase in phases:
+        train(out, structure, seed, change.name, {"--config": config, "--phase": phase.key})
+    arm = Arm(change.name, f"{change.name}/seed{{seed}}", phases[-1].key, anatomy=True)
     score_arm(out, arm, structure, seed)
     score_pseudo_labels(out, arm, structure, seed)
 
@@ -129,11 +124,21 @@ def copy_from_best(out: Path, structure: Structure, seed: int, change: Change, c
             partial.rename(mine / folder)
 
 
+def trained_phases(structure: Structure, change: Change) -> list[Phase]:
+    """Return the phases of an arm that `train` is called for; those that were copied have nothing left to do."""
+    phases = [*RECIPES[RECIPE][structure]]
+    if change.last is None:
+        return phases
+    last = PHASES[change.last]
+    return phases[: phases.index(last) + 1] if last in phases else [last]
+
+
 def shared_phases(structure: Structure, change: Change, config: Path) -> list[Phase]:
     """Return the leading phases that a change leaves as they are in the best recipe."""
-    if change.recipe != RECIPE:
+    best, phases = RECIPES[RECIPE][structure], trained_phases(structure, change)
+    if phases[0] not in best:
         return [SUPERVISED]
-    best, changed = RECIPES[RECIPE][structure], chosen_recipes(RECIPE, structure, config=config)
+    changed = chosen_recipes(RECIPE, structure, phases=phases, config=config)
     return list(takewhile(lambda phase: changed[phase] == best[phase], changed))
 
 
