@@ -62,6 +62,7 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/sliding_window.py --pairs 2
 	$(BIN)/python benchmarks/metrics.py --slices 24
 	$(BIN)/python benchmarks/training_step.py --pairs 1
+	$(BIN)/python benchmarks/randomisation.py --rounds 2
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
 
 # The tables of docs/results.md: trains and scores every arm on phantoms, in about three hours on two cores. The same
