@@ -75,6 +75,7 @@ experiment: $(VENV)/run.stamp
 ladder: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.ladder --out experiment --seeds 3 --jobs 2
 	$(BIN)/python -m experiments.table --out experiment
+	$(BIN)/python -m experiments.selection --out experiment
 
 # Pins the installed versions. torch's local tag (+cpu) is left out, so that any build of that version fits.
 lock: $(VENV)/dev.stamp

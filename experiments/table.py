@@ -1,9 +1,12 @@
-"""The tables of docs/results.md, from the files of experiments/arms.py: Markdown on stdout. Phantoms, not patients.
+"""The tables of docs/results.md, from the files of arms.py and ladder.py: Markdown on stdout. Phantoms, not patients.
 
-python -m experiments.table --out experiment
+    python -m experiments.table --out experiment
+
+The adversary's health and every phase's time become OUT/adversary.csv and OUT/times.csv: docs/results/ has copies.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import click
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
+from challenge.files import written_whole
 from experiments.scores import paired, read_scores, training_minutes
 from pipeline.training.checkpoint import read_checkpoint, saved_progress
 
@@ -148,46 +152,53 @@ def differences(
         yield f"| {first} - {second} | {by_case.mean():+.3f} ± {error:.3f} | {by_seed} |"
 
 
-def adversary(out: Path, structure: Structure) -> Iterator[str]:
+def adversary(out: Path) -> Iterator[tuple[object, ...]]:
     """Yield the domain classifier's loss and accuracy, and the source's Dice, at three epochs of every phase 2."""
-    yield "| run | epoch | domain loss | domain accuracy | reversal weight | source Dice | predicted/true |"
-    yield "|---|---|---|---|---|---|---|"
-    for run in sorted((out / "runs").rglob(f"{structure.key}/adaptation/checkpoint.pt")):
-        history: Sequence[dict[str, Any]] = saved_progress(read_checkpoint(run))["history"]
+    yield "structure", "run", "epoch", "domain_loss", "domain_accuracy", "grl_weight", "source_dice", "volume_ratio"
+    for path in sorted((out / "runs").rglob("adaptation/checkpoint.pt")):
+        *run, structure, _, _ = path.relative_to(out / "runs").parts
+        history: Sequence[dict[str, Any]] = saved_progress(read_checkpoint(path))["history"]
         validated = [epoch for epoch in history if epoch["validation"] is not None]
         if not validated:
             continue  # still training
         for epoch in [validated[0], validated[len(validated) // 2], validated[-1]]:
             losses, validation = epoch["losses"], epoch["validation"]
-            cells = [
-                " ".join(run.relative_to(out / "runs").parts[:-3]),
+            yield (
+                structure,
+                " ".join(run),
                 f"{epoch['number']} of {len(history)}",
                 *(f"{losses[name]:.3f}" for name in ("domain_loss", "domain_accuracy", "grl_weight")),
                 f"{np.mean(list(validation['dice'].values())):.3f}",
                 f"{validation['volume_ratio']:.2f}",
-            ]
-            yield f"| {' | '.join(cells)} |"
+            )
 
 
-def times(out: Path) -> Iterator[str]:
-    """Yield how long each phase took, validation included, one thread."""
-    yield "| run | phase | epochs | seconds |"
-    yield "|---|---|---|---|"
-    for path in sorted((out / "runs").rglob("checkpoint.pt")):
-        *parts, structure, phase = path.parent.relative_to(out / "runs").parts
-        run = " ".join(parts)
-        if phase == "supervised" and run in _TRIED:
-            continue  # seed 0's
+def times(out: Path) -> Iterator[tuple[object, ...]]:
+    """Yield how long each phase took, validation included, one thread; phases that were copied count where they ran."""
+    yield "run", "structure", "phase", "epochs", "seconds"
+    seen = set()
+    for path in sorted((out / "runs").rglob("checkpoint.pt"), key=lambda path: ("best" not in path.parts, path)):
+        *run, structure, phase = path.parent.relative_to(out / "runs").parts
         history = saved_progress(read_checkpoint(path))["history"]
-        seconds = sum(epoch["seconds"] for epoch in history)
-        yield f"| {run} {structure} | {phase} | {len(history)} | {seconds:.0f} |"
+        seconds = [epoch["seconds"] for epoch in history]
+        if phase == "supervised" and (" ".join(run) in _TRIED or (structure, *seconds) in seen):
+            continue  # copied from another run
+        seen.add((structure, *seconds))
+        yield " ".join(run), structure, phase, len(history), f"{sum(seconds):.0f}"
+
+
+def write_csv(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
+    """Write rows, the first of them the columns' names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What arms.py was given.")
 @click.option("--cohort", type=click.Choice(["held_out", "tuning"]), default="held_out", help="Which target phantoms.")
 def main(out: Path, cohort: str) -> None:
-    """Print the tables."""
+    """Print the tables; write OUT/adversary.csv and OUT/times.csv."""
     for structure in STRUCTURES:
         for lines in (
             table(out, structure, cohort, TITLES),
@@ -195,11 +206,11 @@ def main(out: Path, cohort: str) -> None:
             table(out, structure, cohort, TRIED),
             ladder(out, structure, cohort, LADDER),
             differences(out, structure, cohort, LADDER_PAIRS),
-            adversary(out, structure),
         ):
             click.echo(f"{structure.title}, phantoms, {cohort.replace('_', ' ')}\n")
             click.echo("\n".join(lines) + "\n")
-    click.echo("\n".join(times(out)))
+    for name, rows in {"adversary": adversary(out), "times": times(out)}.items():
+        write_csv(out / f"{name}.csv", rows)
 
 
 if __name__ == "__main__":
