@@ -19,7 +19,7 @@ from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
 from experiments.ladder import RECIPE, rungs
 from experiments.scores import read_scores
-from pipeline.training.checkpoint import CHECKPOINT_FILE, finished_checkpoint, saved_progress
+from pipeline.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, saved_progress
 from pipeline.training.named_recipes import RECIPES
 
 # Okabe and Ito's: readers who are colour-blind can tell them apart.
@@ -48,8 +48,11 @@ def read_curve(out: Path, structure: Structure, seed: int) -> Curve | None:
     for phase, arm in zip(RECIPES[RECIPE][structure], rungs(structure), strict=True):
         if not (run / phase.key / CHECKPOINT_FILE).exists():
             break
-        before = len(curve.loss)
-        for epoch in saved_progress(finished_checkpoint(run / phase.key))["history"]:
+        checkpoint = read_checkpoint(run / phase.key / CHECKPOINT_FILE)
+        history, before = saved_progress(checkpoint)["history"], len(curve.loss)
+        if len(history) < checkpoint["epochs"]:
+            break
+        for epoch in history:
             curve.loss.append(epoch["losses"]["dice_loss"])
             if epoch["validation"] is not None:
                 dices = list(epoch["validation"]["dice"].values())

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import click
 import numpy as np
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from challenge.contract import STRUCTURES, TARGET_SUFFIX
 from challenge.files import written_whole
+from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from experiments.arms import command
 from experiments.scores import read_scores
 
 SCANS, REFERENCE = "data/held_out/target_validation", "data/held_out/target_validation_reference"
 # title -> arm; a seed of an arm is shown if it has both structures
 ARMS = {"source only": "phase1", "paper": "phase2", "best": "best", "oracle": "oracle"}
-_COLOURS = 64
-_WIDTH = 1600
+_GREYS = 24
+_WIDTH = 1500
 
 
 def chosen_cases(out: Path, seed: int) -> list[str]:
@@ -46,12 +48,23 @@ def shown_weights(out: Path, arm: str, seed: int) -> Path | None:
 
 
 def make_small(picture: Path) -> None:
-    """Scale the picture down and give it a palette, so that it can lie in the repository."""
+    """Scale the picture down and give it a palette of greys and the outlines' colours, to lie in the repository."""
     image = Image.open(picture).convert("RGB")
-    height = round(image.height * _WIDTH / image.width)
-    small = image.resize((_WIDTH, height), Image.Resampling.LANCZOS).quantize(_COLOURS, dither=Image.Dither.NONE)
+    if image.width > _WIDTH:
+        size = (_WIDTH, round(image.height * _WIDTH / image.width))
+        image = image.resize(size, Image.Resampling.BOX)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(bytes(round(channel) for colour in _palette() for channel in colour))
+    small = image.quantize(palette=palette, dither=Image.Dither.NONE)
     with written_whole(picture) as partial:
         small.save(partial, format="png", optimize=True)
+
+
+def _palette() -> list[np.ndarray]:
+    """Return greys, and the outlines' colours from full to half."""
+    greys = [np.full(3, grey) for grey in np.linspace(0, 255, _GREYS)]
+    outlines = [np.multiply(to_rgb(colour), 255) for colour in (PREDICTION_COLOUR, REFERENCE_COLOUR)]
+    return greys + [share * colour + (1 - share) * 90 for colour in outlines for share in (1.0, 0.75, 0.5)]
 
 
 @click.command(context_settings={"show_default": True})
@@ -76,7 +89,8 @@ def main(out: Path, seed: int, picture: Path) -> None:
         command("predict", "--weights", weights, "--input", scans, "--output", folder)
         labels += ["--labels", f"{title}={folder}"]
     picture.parent.mkdir(parents=True, exist_ok=True)
-    note = f"Phantoms, not patients. Held-out cases: the best arm's best, median and worst of 20; seed {seed}"
+    named = ", ".join(f"{what} {case}" for what, case in zip(("best", "median", "worst"), cases, strict=True))
+    note = f"Phantoms, not patients. Held-out cases of the best arm, seed {seed}: {named}"
     command("picture", "--scans", scans, *labels, "--reference", out / REFERENCE, "--out", picture, "--note", note)
     make_small(picture)
 
