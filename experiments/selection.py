@@ -54,6 +54,8 @@ SCORES = ("source_dice", "volume", "flip", "contrast", "product", CONFUSION)
 ORACLE = "oracle"
 # A ranking of fewer networks says nothing.
 _FEWEST = 3
+# So many of the best and of the worst networks are printed with all their scores.
+_TOLD = 3
 TUNING = next(scored for scored in SCORED if scored.name == "tuning")
 
 
@@ -225,7 +227,7 @@ def main(out: Path, scans: int) -> None:
         click.echo(f"{structure.title}, phantoms, tuning\n")
         click.echo("\n".join(selection_table(networks)) + "\n")
         ranked = sorted(networks, key=lambda network: network["true_dice"], reverse=True)
-        for network in ranked[:3] + ranked[-3:]:
+        for network in ranked if len(ranked) <= 2 * _TOLD else ranked[:_TOLD] + ranked[-_TOLD:]:
             scores = ", ".join(f"{name} {network[name]:.2f}" for name in SCORES if network[name] is not None)
             click.echo(f"- {network['name']}: Dice {network['true_dice']:.3f}; {scores}")
         click.echo()
