@@ -62,10 +62,11 @@ RUN set -eu; \
 RUN chmod -R a+rX,go-w /opt/app
 
 FROM ${BASE}
+ARG BASE
 LABEL org.opencontainers.image.title="crossmoda-grl" \
       org.opencontainers.image.description="Vestibular schwannoma and cochlea on hrT2 MRI: 3D ENet with gradient reversal" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="python:3.11-slim-bookworm"
+      org.opencontainers.image.base.name="${BASE}"
 # A volume that Docker makes has the modes of these folders, so any user can write to it.
 RUN mkdir -m 755 /input /reference && mkdir -m 1777 /output /scores
 COPY --from=packages /opt/crossmoda-grl /opt/crossmoda-grl

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
 
-.PHONY: demo test lint bench experiment ladder lock clean
+.PHONY: demo test lint bench soak experiment ladder lock clean
 .DEFAULT_GOAL := demo
 
 include docker.mk
@@ -64,6 +64,12 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/training_step.py --pairs 1
 	$(BIN)/python benchmarks/randomisation.py --rounds 2
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
+
+# 500 small cases in one predict with flat memory, and 50 SIGKILLs and resumes: about half an hour on two cores.
+SOAK_CASES ?= 500
+SOAK_KILLS ?= 50
+soak: $(VENV)/run.stamp
+	$(BIN)/python benchmarks/soak.py --cases $(SOAK_CASES) --kills $(SOAK_KILLS)
 
 # The tables of docs/results.md: trains and scores every arm on phantoms, in about three hours on two cores. The same
 # command resumes after an interruption.

@@ -1,5 +1,6 @@
 # make image        the image crossmoda-grl, for NVIDIA GPUs with TORCH=cuda
 # make wheelhouse   downloads the wheels, so that make image works offline
+# make sbom         lists what the image holds, as CycloneDX, in sbom.json
 # Included by Makefile, which sets PYTHON and VENV.
 
 IMAGE ?= crossmoda-grl
@@ -7,11 +8,14 @@ IMAGE ?= crossmoda-grl
 TORCH ?= cpu
 # Further extras for the image, such as EXTRAS="tuning dashboard"; `make wheelhouse` needs the same value
 EXTRAS ?=
+# Another base image, such as one pinned by its digest: BASE=python:3.11-slim-bookworm@sha256:...
+BASE ?=
+SBOM ?= sbom.json
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
 TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: wheelhouse image
+.PHONY: wheelhouse image sbom
 
 # All wheels that the image needs, for its Python and this machine's architecture. torch comes first and alone, because
 # only torch comes from the index of CPU builds.
@@ -36,5 +40,12 @@ wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 
 # Builds offline if wheelhouse/ holds wheels, and online otherwise.
 image:
-	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" $(if $(wildcard wheelhouse/*.whl),--network none) .
+	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" \
+		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)
+
+# From inside the image, which is asked what it has: not from the lists that it was built from.
+sbom:
+	docker run --rm --interactive --network none --read-only --cap-drop ALL --entrypoint python3 $(IMAGE) \
+		- "$$(docker image inspect --format '{{.Id}}' $(IMAGE))" <image/sbom.py >$(SBOM).new
+	mv $(SBOM).new $(SBOM)

@@ -208,7 +208,14 @@ def report(
 )
 @click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs of a container.  [default: all]")
 @click.option("--per-case", is_flag=True, help="One container per case, each with the whole time limit.")
-@click.option("--strict", is_flag=True, help="Make the container's own files read-only, except for /tmp.")
+@click.option(
+    "--max-output",
+    "max_output_bytes",
+    default="2g",
+    callback=_parsed_by(parse_bytes),
+    help="What a container may write, in at most 10,000 files.",
+)
+@click.option("--writable", is_flag=True, help="Let the container change its own files, not only /tmp.")
 @click.option("--user", help="Run as uid:gid.  [default: the caller's]")
 @click.option("--csv", "csv_file", type=NEW_FILE, help="Write the scores per case as CSV.")
 @click.option("--json", "json_file", type=NEW_FILE, help="Write the scores per case and their aggregates as JSON.")
@@ -226,14 +233,15 @@ def run(
     """Run a submission's IMAGE on a folder of scans, check the label maps that it writes, and score them.
 
     A container sees the scans read-only, has no network and no capabilities, and runs as the caller. It is always
-    removed. Exit code 1: it failed, or a label map breaks the contract; OUTPUT/run.json says which.
+    removed. Its label maps are copied to OUTPUT, which it does not see. Exit code 1: it failed, or a label map breaks
+    the contract; OUTPUT/run.json says which.
     """
     from evaluation.tables import run_table
 
     with _run_errors():
         from evaluation.runner.folders import check_reference_hidden
         from evaluation.runner.observers import ConsoleObserver
-        from evaluation.runner.record import Settings, caller, write_record
+        from evaluation.runner.record import Settings, caller
         from evaluation.runner.run import run_submission
 
         if reference is not None:
@@ -241,7 +249,6 @@ def run(
         settings = Settings(image, user=user or caller(), **limits)
         with ConsoleObserver() as observer:
             record = run_submission(settings, input_folder, output_folder, per_case=per_case, observer=observer)
-        write_record(record, output_folder / "run.json")
     click.echo(run_table(record))
     cohorts = _score_and_show(reference, {image: output_folder}, csv_file, json_file) if reference else []
     for failure in record.failures:

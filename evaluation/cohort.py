@@ -5,12 +5,15 @@
   `problem` names the file.
 - Two files for one case are a `ValueError` before anything is scored, since nobody knows which is meant.
 - Hidden files are ignored.
+- A link that leads out of the team's folder is refused unread, as it could lead to the reference. So is a team's folder
+  that is such a link.
 
 Memory: each process holds one case at a time, the reference's masks and one prediction. The process's peak was measured
 at 0.35 GB for 512 x 512 x 120 voxels of uint8 and 0.7 GB of float64, whatever the number of cases and teams.
 """
 
 import multiprocessing
+import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,10 +106,17 @@ def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
         Folders by team, sorted by name.
 
     Raises:
-        ValueError: there are label maps both in the folder and in folders in it, or `team` names several teams.
+        ValueError: there are label maps both in the folder and in folders in it, `team` names several teams, or a
+            folder in it is a link out of it.
         OSError: a folder cannot be listed.
     """
     inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for folder in inside:
+        if leaves_folder(folder, prediction):
+            raise ValueError(
+                f"{prediction}: expected folders of teams, got {folder.name}, a link out of the folder; "
+                "remove it, or put the team's own files in its place"
+            )
     holding = [folder for folder in inside if _label_files(folder)]
     if _label_files(prediction) or not holding:
         if holding:
@@ -182,8 +192,18 @@ def score_cohorts(
     if not references:
         raise ValueError(f"{reference}: expected label maps named *{LABEL_SUFFIX}, got none; check the folder")
     found = {team: _label_files(folder) for team, folder in predictions.items()}
+    links = {
+        team: {case for case, path in found[team].items() if leaves_folder(path, folder)}
+        for team, folder in predictions.items()
+    }
     tasks = [
-        (case, references[case], [found[team].get(case) for team in predictions], asd, strict_geometry)
+        (
+            case,
+            references[case],
+            [None if case in links[team] else found[team].get(case) for team in predictions],
+            asd,
+            strict_geometry,
+        )
         for case in sorted_cases(references)
     ]
     scored: dict[str, list[CaseScores]] = {}
@@ -194,7 +214,10 @@ def score_cohorts(
     return [
         CohortScores(
             team=team,
-            results=tuple(_with_hint(scored[case][index], folder) for case in sorted_cases(references)),
+            results=tuple(
+                _refused_link(scored[case][index]) if case in links[team] else _with_hint(scored[case][index], folder)
+                for case in sorted_cases(references)
+            ),
             metadata=Metadata(str(asd), str(reference), str(folder), strict_geometry),
             extra=tuple(
                 [path.name for case, path in found[team].items() if case not in references]
@@ -237,6 +260,26 @@ def _sigint_blocked() -> Iterator[None]:
 
 def _use_one_thread() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def leaves_folder(path: Path, folder: Path) -> bool:
+    """Tell whether a path in a folder leads out of it, by a link in any place of the path."""
+    # Unlike Path.resolve, realpath takes a loop of links as it is; reading it fails.
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _refused_link(result: CaseScores) -> CaseScores:
+    """Say of a case, scored without a prediction, that its prediction is a link out of the team's folder."""
+    structures = {
+        key: replace(scores, status=Status.REFUSED) if scores.status is Status.MISSING else scores
+        for key, scores in result.structures.items()
+    }
+    problem = (
+        f"{label_file(result.case)}: expected a file, got a link out of the team's folder; "
+        "put the label map itself there; scored as empty"
+    )
+    unusable = any(scores.status is Status.BAD_REFERENCE for scores in structures.values())
+    return replace(result, structures=structures, problem=result.problem if unusable else problem)
 
 
 def _with_hint(result: CaseScores, folder: Path) -> CaseScores:

@@ -98,7 +98,9 @@ def run_table(record: RunRecord) -> str:
         rows.append([outcome.case, "-" if outcome.seconds is None else f"{outcome.seconds:.1f}", verdict])
     findings = [line for outcome in record.cases for line in (*outcome.problems, *outcome.warnings)]
     if record.extra:
-        findings.append(f"not part of the contract: {', '.join(record.extra)}")
+        more = record.extra_count - len(record.extra)
+        others = f" and {more} more" if more else ""
+        findings.append(f"not part of the contract, and not kept: {', '.join(record.extra)}{others}")
     peaks = [c.peak_memory_bytes for c in record.containers if c.peak_memory_bytes]
     peak = f", peak memory {max(peaks) / 2**30:.2f} GB" if peaks else ""
     summary = f"{counted(len(record.containers), 'container')}, {record.seconds:.1f} s{peak}"

@@ -35,9 +35,11 @@ INSIDE = {
         ["markdown", "page"],
     ],
     "evaluation.runner": [
-        ["errors", "folders", "observers"],
+        ["errors", "names", "observers"],
         ["record"],
-        ["checks", "monitors"],
+        ["checks", "folders", "keeper", "logs"],
+        ["output"],
+        ["monitors"],
         ["container"],
         ["run"],
     ],
@@ -72,7 +74,7 @@ INSIDE = {
     ],
     "pipeline.tuning": [
         ["spaces", "options"],
-        ["plan", "trials", "storage"],
+        ["plan", "trials", "storage", "retries"],
         ["criterion", "study", "display"],
         ["plots"],
         ["report"],

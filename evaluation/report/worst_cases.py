@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from challenge.contract import LABEL_SUFFIX, STRUCTURES, TARGET_SUFFIX, Structure, files_by_case
 from challenge.nifti import CaseError, read_image
-from evaluation.cohort import CohortScores
+from evaluation.cohort import CohortScores, leaves_folder
 from evaluation.outlines import field_round, most_telling_slice, outlines_png, png_data_uri
 from evaluation.report.wording import score_text
 from evaluation.scoring import CaseScores
@@ -91,7 +91,7 @@ def draw_worst(
     wanted = [
         (cohort.team, case, dice, predictions.get(case.case))
         for cohort in cohorts
-        for predictions in [files_by_case(_team_folder(prediction, cohort.team, len(cohorts)), LABEL_SUFFIX)]
+        for predictions in [_own_label_maps(_team_folder(prediction, cohort.team, len(cohorts)))]
         for _, case in worst_first([cohort])[:count]
         if (dice := mean_dice(case)) is not None
     ]
@@ -100,6 +100,10 @@ def draw_worst(
         drawn.append(_draw_case(team, case, dice, references.get(case.case), predicted, images.get(case.case)))
         on_case(done, len(wanted), case.case)
     return drawn
+
+
+def _own_label_maps(folder: Path) -> dict[str, Path]:
+    return {case: path for case, path in files_by_case(folder, LABEL_SUFFIX).items() if not leaves_folder(path, folder)}
 
 
 def _team_folder(prediction: Path, team: str, teams: int) -> Path:

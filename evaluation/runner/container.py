@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import posixpath
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,21 +20,21 @@ from evaluation.runner.errors import (
     ExitError,
     ImageMissingError,
     OutOfMemoryError,
+    OutputLimitError,
     RunnerError,
     StartError,
     TimeLimitError,
 )
-from evaluation.runner.monitors import LogFollower, MemoryMonitor, OutputWatcher
-from evaluation.runner.record import ContainerRun, Settings
+from evaluation.runner.logs import LogFollower
+from evaluation.runner.monitors import MemoryMonitor, OutputWatcher
+from evaluation.runner.output import OUTPUT, OutputFolder
+from evaluation.runner.record import CONTAINER_LABEL, ContainerRun, Settings
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
     from docker.models.images import Image
 
-# Every container carries this label. If the runner itself is killed, this finds what it left behind:
-#   docker ps --all --filter label=crossmoda-grl.run
-CONTAINER_LABEL = "crossmoda-grl.run"
-
+INPUT, TMP = "/input", "/tmp"
 _POLL_S = 0.25
 _KILLED = 137  # 128 + SIGKILL
 
@@ -79,9 +80,10 @@ def run_container(
     engine: docker.DockerClient,
     image: "Image",
     settings: Settings,
-    mounts: list[Mount],
+    input_folder: str,
+    output: OutputFolder,
     cases: tuple[str, ...],
-    output: OutputWatcher,
+    watcher: OutputWatcher,
 ) -> ContainerRun:
     """Run one container: create it, follow its log, start it, watch it to its end, and remove it.
 
@@ -93,11 +95,15 @@ def run_container(
     """
     name = f"crossmoda-grl-{uuid.uuid4().hex[:12]}"
     devices = _device_requests(settings.gpus)
-    log = LogFollower(output.observer)
+    own = _own_volumes(image, settings, name)
+    mounts = [Mount(INPUT, input_folder, "bind", read_only=True), output.mount, *own]
+    if not settings.writable:
+        mounts.append(Mount(TMP, None, "tmpfs"))
+    log = LogFollower(watcher.observer)
     memory = MemoryMonitor(engine)
-    run = ContainerRun(cases)
+    run = ContainerRun(cases, output_capped=output.capped)
     failure: RunnerError | None
-    with _removed(engine, name):
+    with _removed(engine, name, [str(mount["Source"]) for mount in own]):
         try:
             # No auto-removal: a container that removes itself can be gone before its exit code is read.
             container = engine.containers.create(
@@ -115,8 +121,7 @@ def run_container(
                 nano_cpus=int(settings.cpus * 1e9) if settings.cpus else None,
                 pids_limit=settings.pids,
                 shm_size=settings.shm_bytes,
-                read_only=settings.strict,
-                tmpfs={"/tmp": ""} if settings.strict else None,
+                read_only=not settings.writable,
                 log_config=LogConfig(type="none"),  # an endless log must not fill the engine's disk
             )
             log.follow(container)  # before the start, so that no line is missed
@@ -125,11 +130,11 @@ def run_container(
         except docker.errors.APIError as error:
             failure = StartError(_start_message(settings, error), log.tail)
         else:
-            output.begin()
-            run, failure = _watch(container, settings, run, output, log, memory)
+            watcher.begin(output)
+            run, failure = _watch(container, settings, run, watcher, log, memory)
     if failure is None:
         return run
-    output.observer.failed(failure.reason)
+    watcher.observer.failed(failure.reason)
     return replace(run, failure=failure)
 
 
@@ -137,13 +142,13 @@ def _watch(
     container: "Container",
     settings: Settings,
     run: ContainerRun,
-    output: OutputWatcher,
+    watcher: OutputWatcher,
     log: LogFollower,
     memory: MemoryMonitor,
 ) -> tuple[ContainerRun, RunnerError | None]:
     """Watch a started container to its end. Return what it did, and its failure or None."""
     try:
-        timed_out = _outlasts_limit(container, settings.timeout_s, output, memory)
+        killed_for = _watch_limits(container, settings, watcher, memory)
         container.reload()
     except docker.errors.NotFound:
         log.finish()
@@ -158,30 +163,60 @@ def _watch(
         peak_memory_bytes=memory.peak_bytes or None,
         kernel_peak_memory_bytes=memory.kernel_peak_bytes or None,
         log_tail=log.tail,
+        log_bytes=log.size_bytes,
     )
-    return run, _failure_of(run, settings, timed_out=timed_out, oom_killed=state["OOMKilled"])
+    return run, _failure_of(run, settings, killed_for, oom_killed=state["OOMKilled"])
 
 
-def _outlasts_limit(container: "Container", timeout_s: float, output: OutputWatcher, memory: MemoryMonitor) -> bool:
-    """Wait for a container to end. Return whether it was killed at its time limit."""
-    deadline = time.monotonic() + timeout_s
+def _own_volumes(image: "Image", settings: Settings, name: str) -> list[Mount]:
+    """Mount the volumes that an image declares read-only, with what the image holds there.
+
+    They lie on the engine's disk, without a limit, and are writable although the root is not. Only volumes with names
+    can be made read-only.
+    """
+    if settings.writable:
+        return []
+    declared = {posixpath.normpath(path) for path in image.attrs["Config"].get("Volumes") or {}}
+    labels = {CONTAINER_LABEL: settings.image}
+    return [
+        Mount(path, f"{name}-{number}", "volume", read_only=True, labels=labels)
+        for number, path in enumerate(sorted(declared - {INPUT, OUTPUT, TMP}))
+    ]
+
+
+def _watch_limits(
+    container: "Container", settings: Settings, watcher: OutputWatcher, memory: MemoryMonitor
+) -> type[RunnerError] | str | None:
+    """Wait for a container to end. Return `TimeLimitError` where that limit ended it, or how its output was too large.
+
+    What it wrote before it ended by itself counts too.
+    """
+    deadline = time.monotonic() + settings.timeout_s
     while True:
         container.reload()
-        output.look()
+        excess = watcher.look()
         if container.status != "running":
-            return False
-        if time.monotonic() > deadline:
+            return excess
+        if excess is not None or time.monotonic() > deadline:
             with contextlib.suppress(docker.errors.APIError):  # it may just have ended
                 container.kill()
             container.wait()
-            return True
+            return excess or TimeLimitError
         memory.look()
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
-def _failure_of(run: ContainerRun, settings: Settings, *, timed_out: bool, oom_killed: bool) -> RunnerError | None:
+def _failure_of(
+    run: ContainerRun, settings: Settings, killed_for: type[RunnerError] | str | None, *, oom_killed: bool
+) -> RunnerError | None:
     subject = f"{settings.image} ({run.cases[0]})" if len(run.cases) == 1 else settings.image
-    if timed_out:
+    if isinstance(killed_for, str):
+        return OutputLimitError(
+            f"{subject}: expected at most {settings.max_output_bytes / 2**30:.3g} GB in {settings.max_output_files} "
+            f"files, got {killed_for}; raise --max-output or write label maps alone",
+            run.log_tail,
+        )
+    if killed_for is TimeLimitError:
         return TimeLimitError(
             f"{subject}: expected an end within {settings.timeout_s:g} s, got none and killed it; "
             "raise --timeout or speed the submission up",
@@ -208,14 +243,18 @@ def _start_message(settings: Settings, error: docker.errors.APIError) -> str:
 
 
 @contextlib.contextmanager
-def _removed(engine: docker.DockerClient, name: str) -> Iterator[None]:
-    """Remove the container of this name when the block ends, running or not. Signals wait until it is removed."""
+def _removed(engine: docker.DockerClient, name: str, volumes: list[str]) -> Iterator[None]:
+    """Remove a container when the block ends, running or not, and then volumes. Signals wait until it is done."""
     try:
         yield
     finally:
-        # It may never have been created.
-        with signals_deferred(), contextlib.suppress(docker.errors.NotFound):
-            engine.containers.get(name).remove(force=True, v=True)
+        with signals_deferred():
+            # They may never have been created.
+            with contextlib.suppress(docker.errors.NotFound):
+                engine.containers.get(name).remove(force=True, v=True)
+            for volume in volumes:
+                with contextlib.suppress(docker.errors.NotFound):
+                    engine.volumes.get(volume).remove(force=True)
 
 
 def _device_requests(gpus: str | None) -> list[DeviceRequest]:

@@ -51,6 +51,18 @@ class OutOfMemoryError(RunnerError):
     kind = "memory"
 
 
+class OutputLimitError(RunnerError):
+    """The container wrote more than it may and was killed."""
+
+    kind = "output"
+
+
+class UnfinishedError(RunnerError):
+    """The run itself ended before the container did: interrupted, or the engine was lost."""
+
+    kind = "unfinished"
+
+
 class TimeLimitError(RunnerError):
     """The container was still running at its time limit and was killed."""
 

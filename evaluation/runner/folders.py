@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from challenge.contract import TARGET_SUFFIX, files_by_case, label_file
+from evaluation.runner.record import RECORD_FILE
 
 
 def find_mountable_scans(input_folder: Path) -> dict[str, Path]:
@@ -32,10 +32,11 @@ def find_mountable_scans(input_folder: Path) -> dict[str, Path]:
 
 
 def prepare_output(output_folder: Path, scans: Mapping[str, Path]) -> None:
-    """Make the output folder, and check that it holds nothing that the submission is to write.
+    """Make the output folder, and check that nothing in it is in the way of label maps and record.
 
     Raises:
-        ValueError: the folder cannot be made or written, or holds label maps of these cases.
+        ValueError: the folder cannot be made or written, holds label maps of these cases, or a folder where the record
+            goes.
     """
     try:
         output_folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,8 @@ def prepare_output(output_folder: Path, scans: Mapping[str, Path]) -> None:
         raise ValueError(f"{output_folder}: expected an output folder, got: {error.strerror}; name another") from error
     if not os.access(output_folder, os.W_OK):
         raise ValueError(f"{output_folder}: expected a folder that you can write to, got a protected one; name another")
+    if (output_folder / RECORD_FILE).is_dir():
+        raise ValueError(f"{output_folder / RECORD_FILE}: expected a file or nothing, got a folder; remove it")
     old = [label_file(case) for case in scans if label_file(case) in found]
     if old:
         raise ValueError(
@@ -78,11 +81,3 @@ def input_for(input_folder: Path, scans: Mapping[str, Path], per_case: bool) -> 
         for scan in scans.values():
             shutil.copy(scan, alone / scan.name)
         yield alone
-
-
-def set_links_aside(output_folder: Path, scans: Mapping[str, Path]) -> None:
-    """Rename label maps that are not regular files to `*.refused`, so that scoring does not follow a link."""
-    for case in scans:
-        path = output_folder / label_file(case)
-        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-            path.rename(path.with_name(path.name + ".refused"))

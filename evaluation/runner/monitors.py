@@ -1,13 +1,9 @@
-"""What is followed while a container runs: its log, its memory, the label maps that appear."""
+"""What is followed while a container runs: its memory, and the label maps that appear."""
 
-import codecs
 import contextlib
-import os
-import re
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,59 +12,10 @@ import requests
 
 from challenge.contract import label_file
 from evaluation.runner.observers import Observer
+from evaluation.runner.output import OutputFolder
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
-
-_TAIL_LINES = 40
-_MAX_LINE_CHARACTERS = 2000
-
-
-class LogFollower:
-    """Follows a container's log in a thread: passes each line on in printable characters, and keeps the last ones."""
-
-    _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-    def __init__(self, observer: Observer) -> None:
-        """Pass lines to `observer`."""
-        self._observer = observer
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._thread: threading.Thread | None = None
-
-    @property
-    def tail(self) -> tuple[str, ...]:
-        """The last lines."""
-        return tuple(self._tail)
-
-    def follow(self, container: "Container") -> None:
-        """Follow the log from now on."""
-        chunks = container.attach(stream=True, logs=False)
-        self._thread = threading.Thread(target=self._read, args=(chunks,), daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for the last lines after the container has ended."""
-        if self._thread:
-            self._thread.join(timeout=10)
-
-    def _read(self, chunks: Iterator[bytes]) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        rest = ""
-        for chunk in chunks:
-            # A progress bar redraws its line after a carriage return. Each drawing counts as a line.
-            *lines, rest = re.split(r"\r\n|\r(?!$)|\n", rest + decoder.decode(chunk))
-            if len(rest) > _MAX_LINE_CHARACTERS:
-                lines.append(rest)
-                rest = ""
-            for line in lines:
-                self._take(line)
-        self._take(rest)
-
-    def _take(self, line: str) -> None:
-        printable = self._ESCAPES.sub("", line).rstrip()[:_MAX_LINE_CHARACTERS]
-        if printable:
-            self._tail.append(printable)
-            self._observer.log(printable)
 
 
 class MemoryMonitor:
@@ -114,24 +61,29 @@ class MemoryMonitor:
 
 
 class OutputWatcher:
-    """Watches the output folder for label maps, and measures when each appears."""
+    """Watches the output of one container after another for label maps, and measures when each appears."""
 
-    def __init__(self, output_folder: Path, scans: Mapping[str, Path], observer: Observer) -> None:
-        """Await a label map for each scan, and tell `observer` of it."""
+    def __init__(self, cases: Iterable[str], observer: Observer) -> None:
+        """Await a label map for each case, and tell `observer` of it."""
         self.observer = observer
         self.seconds: dict[str, float] = {}
-        self._awaited = {case: output_folder / label_file(case) for case in scans}
+        self._awaited = {case: label_file(case) for case in cases}
+        self._output: OutputFolder | None = None
         self._last = time.monotonic()
 
-    def begin(self) -> None:
-        """Measure from now: a container has started."""
+    def begin(self, output: OutputFolder) -> None:
+        """Measure from now: a container with this output has started."""
+        self._output = output
         self._last = time.monotonic()
 
-    def look(self) -> None:
-        """Take note of new label maps."""
+    def look(self) -> str | None:
+        """Take note of new label maps; say how the output exceeds its limits, or None."""
+        if self._output is None:
+            return None
         now = time.monotonic()
-        for case, path in self._awaited.items():
-            if case not in self.seconds and os.path.lexists(path):
+        for case, name in self._awaited.items():
+            if case not in self.seconds and self._output.has(name):
                 self.seconds[case] = now - self._last
                 self._last = now
                 self.observer.case_done(len(self.seconds), len(self._awaited), case, self.seconds[case])
+        return self._output.excess()

@@ -8,7 +8,11 @@ from pathlib import Path
 from challenge.files import written_whole
 from evaluation.runner.errors import RunnerError
 
-_RECORD_VERSION = 1
+_RECORD_VERSION = 2
+RECORD_FILE = "run.json"
+# Everything made on the engine carries this label. If the runner itself is killed, this finds what it left behind:
+#   docker ps --all --filter label=crossmoda-grl.run
+CONTAINER_LABEL = "crossmoda-grl.run"
 
 
 def caller() -> str:
@@ -21,7 +25,8 @@ class Settings:
     """The image to run, and how to run it.
 
     `gpus` is what `docker run --gpus` takes, without options: `all`, a number, or `device=0,1`. `user` is `uid:gid`, by
-    default the caller's. `strict` makes the container's file system read-only, except for `/tmp`.
+    default the caller's. The container's file system is read-only, except for `/tmp`, unless `writable` is set. It may
+    write `max_output_bytes` in `max_output_files` files and folders; what it keeps in `/tmp` counts as memory.
     """
 
     image: str
@@ -32,7 +37,9 @@ class Settings:
     pids: int = 1024
     shm_bytes: int = 2**30
     user: str = field(default_factory=caller)
-    strict: bool = False
+    writable: bool = False
+    max_output_bytes: int = 2 * 2**30
+    max_output_files: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class ContainerRun:
 
     `seconds` runs from start to end by the engine's clock. `peak_memory_bytes` is the largest of the engine's samples,
     about one a second, without file cache, as in `docker stats`. `kernel_peak_memory_bytes` is the kernel's own
-    high-water mark, with file cache; None where neither the engine nor this machine's cgroups give it.
+    high-water mark, with file cache; None where neither the engine nor this machine's cgroups give it. `output_capped`
+    says that the kernel held the limit of its output; otherwise it was measured four times a second.
     """
 
     cases: tuple[str, ...]
@@ -51,6 +59,8 @@ class ContainerRun:
     kernel_peak_memory_bytes: int | None = None
     failure: RunnerError | None = None
     log_tail: tuple[str, ...] = ()
+    log_bytes: int = 0
+    output_capped: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,11 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A submission's whole run: what was run and how, what each container did, what came back."""
+    """A submission's whole run: what was run and how, what each container did, what came back.
+
+    `extra` names the first unexpected files that the containers wrote, escaped; `extra_count` counts all of them. They
+    were not kept.
+    """
 
     settings: Settings
     image_id: str
@@ -81,7 +95,8 @@ class RunRecord:
     seconds: float
     containers: tuple[ContainerRun, ...]
     cases: tuple[CaseOutcome, ...]
-    extra: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+    extra_count: int = 0
 
     @property
     def failures(self) -> list[RunnerError]:
@@ -100,11 +115,10 @@ class RunRecord:
 
 
 def write_record(record: RunRecord, path: Path) -> None:
-    """Write a run's record as JSON. A link that a container left under this name is replaced, not followed.
+    """Write a run's record as JSON. Names that are not UTF-8 are escaped.
 
     Raises:
         OSError: the file cannot be written.
     """
     with written_whole(path) as partial:
-        partial.unlink(missing_ok=True)
-        partial.write_text(record.to_json(), encoding="utf-8")
+        partial.write_text(record.to_json(), encoding="utf-8", errors="backslashreplace")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy as sql
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage
 
 from pipeline.tuning.options import HEARTBEAT_S
 
@@ -22,8 +22,8 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 DEFAULT_URL = "sqlite:///{folder}/study.db"  # the folder is the study's
-# A process counts as dead after three missed heartbeats. A trial is retried at most three times.
-_MISSED_HEARTBEATS, _MOST_RETRIES = 3, 3
+# A process counts as dead after three missed heartbeats.
+_MISSED_HEARTBEATS = 3
 # A server that was set up without a locale returns bytes unless the client names an encoding.
 _SERVER = {"connect_timeout": 10, "client_encoding": "utf8"}
 
@@ -51,7 +51,7 @@ class Storage:
         return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
     def connect(self) -> RDBStorage:
-        """Connect Optuna to the storage; the trials of processes that have died are queued again."""
+        """Connect Optuna to the storage."""
         return RDBStorage(
             self.url,
             engine_kwargs={
@@ -61,9 +61,6 @@ class Storage:
             },
             heartbeat_interval=self.heartbeat_s,
             grace_period=_MISSED_HEARTBEATS * self.heartbeat_s,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
-                _MOST_RETRIES, inherit_intermediate_values=True
-            ),
         )
 
     @contextmanager

@@ -16,11 +16,11 @@ from pipeline.training.recipes import Recipe
 from pipeline.training.settings import differences
 from pipeline.tuning.options import HALVING, MEDIAN, NO_PRUNING
 from pipeline.tuning.plan import SearchPlan
+from pipeline.tuning.retries import FAILURE, first_trial
 from pipeline.tuning.spaces import SPACES
 from pipeline.tuning.storage import Storage, StudyError, first_line
 from pipeline.tuning.trials import COMPLETE, FAILED, PRUNED, RETRIED, RUNNING, WAITING, TrialRow
 
-FAILURE = "failure"  # the attribute of a trial that says why it failed
 _SETTINGS = "search"
 _STATES = {
     TrialState.RUNNING: RUNNING,
@@ -142,9 +142,3 @@ def _row(trial: FrozenTrial, retried_as: int | None) -> TrialRow:
         note = f"retry of trial {first_trial(trial)}"
     seconds = trial.duration.total_seconds() if trial.duration else None
     return TrialRow(trial.number, state, values, epoch, score, seconds, note)
-
-
-def first_trial(trial: FrozenTrial) -> int:
-    """Return a trial's number; for a retry, the number of the trial that it repeats."""
-    repeated = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
-    return trial.number if repeated is None else repeated

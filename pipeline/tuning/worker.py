@@ -2,7 +2,7 @@
 
 ::
 
-    lock the study -> anything left to do? -> create a trial and draw its values -> unlock
+    lock the study -> queue what dead processes left -> anything left to do? -> take a trial, draw its values -> unlock
     -> train; report after every validated epoch; perhaps be pruned -> tell the study the score -> repeat
 
 Under the lock, the processes together create exactly N trials, and each trial is drawn with the values of all running
@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 import torch
-from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -45,8 +44,9 @@ from pipeline.tuning.display import SearchDisplay, TrialsDisplay
 from pipeline.tuning.options import CRITERIA, SearchOptions
 from pipeline.tuning.plan import SearchPlan
 from pipeline.tuning.report import write_study
+from pipeline.tuning.retries import FAILURE, first_trial, mark_interrupted, mark_taken, queue_unfinished
 from pipeline.tuning.storage import DEFAULT_URL, Storage, first_line, storage_at
-from pipeline.tuning.study import FAILURE, first_trial, open_study, rows_of
+from pipeline.tuning.study import open_study, rows_of
 
 _POLL_S = 0.5
 
@@ -91,9 +91,9 @@ class _TrialFailed(Exception):
 
 
 class _Work(NamedTuple):
-    """What is left to do: the number of the next trial, or None; and how many trials other processes are running."""
+    """What is left to do: the place of the next trial's point among all points, or None; and how many trials run."""
 
-    next_trial: int | None
+    next_point: int | None
     running: int
 
 
@@ -131,8 +131,8 @@ class Worker:
                 stop.check()
                 with self.storage.lock(self.study.study_name) as unlock:
                     work = self._look_for_work(trials)
-                    if work.next_trial is not None:
-                        self._run_trial(work.next_trial, unlock)
+                    if work.next_point is not None:
+                        self._run_trial(work.next_point, unlock)
                         continue
                 if not work.running:
                     return
@@ -144,19 +144,20 @@ class Worker:
 
     def _look_for_work(self, trials: int) -> _Work:
         """Find the next trial, with the lock held: first queued ones, such as a dead process's, then new ones."""
-        fail_stale_trials(self.study)
+        queue_unfinished(self.study, self.plan.space)
         present = self.study.get_trials(deepcopy=False)
-        queued = [trial.number for trial in present if trial.state == TrialState.WAITING]
+        points = sorted({first_trial(trial) for trial in present})
+        queued = [first_trial(trial) for trial in present if trial.state == TrialState.WAITING]
         running = sum(trial.state == TrialState.RUNNING for trial in present)
         if queued:
-            return _Work(queued[0], running)
-        points = {first_trial(trial) for trial in present}
-        return _Work(len(present) if len(points) < trials else None, running)
+            return _Work(points.index(queued[0]), running)
+        return _Work(len(points) if len(points) < trials else None, running)
 
-    def _run_trial(self, number: int, unlock: Callable[[], None]) -> None:
-        """Run the next trial, which gets this number; release the lock once its values are drawn."""
-        # The seed depends on the number alone: an interrupted search draws the same values when it is resumed.
-        seed = np.random.SeedSequence([self.plan.run.seed, number]).generate_state(1)
+    def _run_trial(self, point: int, unlock: Callable[[], None]) -> None:
+        """Run the trial of the next point; release the lock once its values are drawn."""
+        # The seed depends on the point alone, and retries are no new points: an interrupted search draws the same
+        # values when it is resumed.
+        seed = np.random.SeedSequence([self.plan.run.seed, point]).generate_state(1)
         self.study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]), constant_liar=True)
         try:
             self.study.optimize(
@@ -165,7 +166,7 @@ class Worker:
         except Interrupted:
             unlock()
             with self.storage.lock(self.study.study_name):
-                self._queue_again(number)
+                queue_unfinished(self.study, self.plan.space)
             raise
         finally:
             self._show()
@@ -173,6 +174,7 @@ class Worker:
     def _train(self, trial: optuna.Trial, unlock: Callable[[], None]) -> float:
         """Train with a trial's values; return its score."""
         values = {p.name: trial.suggest_float(p.name, p.low, p.high, log=p.log) for p in self.plan.space}
+        mark_taken(self.study, trial)
         unlock()
         trial.set_user_attr("process", f"{socket.gethostname()}, {os.getpid()}")
         trial.set_user_attr(FAILURE, "")
@@ -196,12 +198,6 @@ class Worker:
         _delete_large_files(folder / self.plan.phase.key)
         return objective.score()
 
-    def _queue_again(self, number: int) -> None:
-        """Queue a trial that was interrupted, with the lock held."""
-        for trial in self.study.get_trials()[number : number + 1]:
-            if trial.state == TrialState.FAIL:
-                RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(self.study, trial)
-
     @contextmanager
     def _recorded_failures(self, trial: optuna.Trial) -> Iterator[None]:
         """Record why a trial fails, and raise `_TrialFailed` where the search can continue without it."""
@@ -209,7 +205,7 @@ class Worker:
         try:
             yield
         except Interrupted as interrupted:
-            trial.set_user_attr(FAILURE, f"interrupted by {interrupted}")
+            mark_interrupted(trial, str(interrupted))
             raise
         except FloatingPointError as error:
             reason = f"diverged: {error}"

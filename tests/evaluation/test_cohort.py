@@ -182,3 +182,60 @@ class TestCommand:
     def test_no_jobs(self, folders: Folders) -> None:
         with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
             score_cohorts(folders.reference, {"a": folders.prediction}, jobs=0)
+
+
+class TestLinks:
+    """Whoever hands in a link to the reference is not scored by it."""
+
+    @pytest.mark.parametrize("absolute", [True, False])
+    @pytest.mark.parametrize("hops", [1, 2, 5])
+    @pytest.mark.parametrize("through_folder", [False, True])
+    def test_a_link_out_of_the_team_s_folder_is_refused(
+        self, folders: Folders, absolute: bool, hops: int, through_folder: bool
+    ) -> None:
+        folder, target = folders.prediction, folders.reference / folders.predicted().name
+        if through_folder:
+            (folder / "hidden").symlink_to(folders.reference)
+            target = folder / "hidden" / target.name
+        for hop in range(hops - 1):
+            (folder / f"hop{hop}").symlink_to(target)
+            target = folder / f"hop{hop}"
+        folders.predicted().unlink()
+        folders.predicted().symlink_to(target if absolute else os.path.relpath(target, folder))
+        cohort = folders.score()
+        for scores in cohort.results[0].structures.values():
+            assert (scores.status, scores.dice, scores.assd_mm) == (Status.REFUSED, 0.0, 350.0)
+        assert cohort.results[0].problem == (
+            "crossmoda_9_Label.nii.gz: expected a file, got a link out of the team's folder; "
+            "put the label map itself there; scored as empty"
+        )
+        assert [result.case for result in cohort.failed] == ["crossmoda_9"]
+        assert cohort.results[1].structures["vs"].status is Status.SCORED
+
+    def test_loops_and_links_to_nothing_cost_their_own_case_alone(self, folders: Folders) -> None:
+        for target in (folders.predicted().name, "nothing"):
+            folders.predicted().unlink(missing_ok=True)
+            folders.predicted().symlink_to(target)
+            results = folders.score().results
+            assert results[0].structures["vs"].status is Status.REFUSED
+            assert results[1].structures["vs"].status is Status.SCORED
+
+    def test_the_reference_s_own_lack_is_said_first(self, folders: Folders) -> None:
+        (folders.reference / folders.predicted().name).write_bytes(b"no gzip")
+        folders.predicted().unlink()
+        folders.predicted().symlink_to(folders.reference / folders.predicted().name)
+        result = folders.first()
+        assert result.structures["vs"].status is Status.BAD_REFERENCE
+        assert result.problem.startswith("reference ")
+
+    def test_a_team_that_is_a_link_to_the_reference(self, folders: Folders) -> None:
+        (folders.root / "teams").mkdir()
+        folders.prediction.rename(folders.root / "teams" / "a")
+        (folders.root / "teams" / "b").symlink_to(folders.reference)
+        with pytest.raises(ValueError, match="got b, a link out of the folder"):
+            team_folders(folders.root / "teams")
+
+    def test_the_folder_itself_may_be_a_link(self, folders: Folders) -> None:
+        (folders.root / "link").symlink_to(folders.prediction)
+        [cohort] = score_cohorts(folders.reference, team_folders(folders.root / "link"))
+        assert cohort.results[0].structures["vs"].status is Status.SCORED

@@ -26,17 +26,18 @@ def submission(engine):
         engine.images.get(BASE)
     except docker.errors.ImageNotFound:
         pytest.skip(f"the engine does not have {BASE}, which the tests build on")
-    script = (Path(__file__).parents[2] / "submission.py").read_bytes()
     made = set()
 
-    def make(fault, command="python3"):
-        lines = [f"FROM {BASE}", "COPY submission.py /submission.py", f'CMD ["{command}", "/submission.py", "{fault}"]']
+    def make(fault, command="python3", script="submission.py", further=()):
+        content = (Path(__file__).parents[2] / script).read_bytes()
+        lines = [f"FROM {BASE}", "COPY submission.py /submission.py", *further]
+        lines.append(f'CMD ["{command}", "/submission.py", "{fault}"]')
         context = io.BytesIO()
         with tarfile.open(fileobj=context, mode="w") as tar:
-            for name, content in (("Dockerfile", "\n".join(lines).encode()), ("submission.py", script)):
+            for name, data in (("Dockerfile", "\n".join(lines).encode()), ("submission.py", content)):
                 entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
         context.seek(0)
         tag = f"crossmoda-grl-test:{fault}"
         engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)

@@ -1,7 +1,6 @@
 """Runs of submissions for tests, and an observer that records them."""
 
-from evaluation.runner.container import CONTAINER_LABEL
-from evaluation.runner.record import Settings
+from evaluation.runner.record import CONTAINER_LABEL, Settings
 from evaluation.runner.run import run_submission
 
 BASE = "python:3.11-slim-bookworm"
@@ -30,6 +29,12 @@ def run(image, folders, *, per_case=False, **settings):
     chosen = {"memory_bytes": MEMORY, "timeout_s": 60.0} | settings
     record = run_submission(Settings(image, **chosen), *folders, per_case=per_case, observer=watcher)
     return record, watcher
+
+
+def left_on(engine, image):
+    """Everything that a run of an image has left on the engine."""
+    label = {"filters": {"label": f"{CONTAINER_LABEL}={image}"}}
+    return [*engine.containers.list(all=True, **label), *engine.volumes.list(**label), *engine.images.list(**label)]
 
 
 def containers_of(engine, image):

@@ -1,8 +1,7 @@
 """Checks of the label maps that come back."""
 
-import os
-
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from evaluation.runner.checks import check_label_map
@@ -21,9 +20,12 @@ class TestCheckLabelMap:
         outcome = check_label_map("crossmoda_1", folders[0] / "crossmoda_1_hrT2.nii.gz", tmp_path)
         assert "crossmoda_1_Label.nii.gz: expected" in outcome.problems[0]
 
-    def test_a_folder_and_a_pipe(self, folders, tmp_path):
-        (tmp_path / "crossmoda_1_Label.nii.gz").mkdir()
-        os.mkfifo(tmp_path / "crossmoda_2_Label.nii.gz")
-        for number, kind in ((1, "a folder"), (2, "a special file")):
-            scan = folders[0] / f"crossmoda_{number}_hrT2.nii.gz"
-            assert f"got {kind}" in check_label_map(f"crossmoda_{number}", scan, tmp_path).problems[0]
+    @pytest.mark.parametrize("error", [ValueError("a\nb"), MemoryError(), RuntimeError("\x1b[31m"), RecursionError()])
+    def test_whatever_goes_wrong_is_the_case_s_problem(self, folders, tmp_path, monkeypatch, error):
+        def fail(_):
+            raise error
+
+        monkeypatch.setattr("evaluation.runner.checks.read_geometry", fail)
+        (problem,) = check_label_map("crossmoda_1", folders[0] / "crossmoda_1_hrT2.nii.gz", tmp_path).problems
+        assert f"expected a label map that can be checked, got {type(error).__name__}" in problem
+        assert problem.isprintable()
