@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from challenge import nifti
+from challenge import headers, nifti
 from challenge.contract import Structure
 from challenge.files import written_whole
 from challenge.nifti import CaseError
@@ -142,7 +142,7 @@ def _mapped(path: Path) -> NDArray[Any] | None:
 @functools.cache
 def _code() -> str:
     """Return a digest of the code that computes voxels, so that no one has to remember to raise a version number."""
-    made_by: list[Any] = [nifti, cases, preprocessing, normalised_volume, structure_mask]
+    made_by: list[Any] = [headers, nifti, cases, preprocessing, normalised_volume, structure_mask]
     sources = [inspect.getsource(part) for part in made_by]
     return hashlib.sha256("".join([*sources, sitk.Version_VersionString()]).encode()).hexdigest()
 

@@ -3,9 +3,11 @@
 Source: the challenge's contract (`challenge.contract`).
 """
 
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, label_file
-from challenge.files import written_whole
+from challenge.files import only_writer
 from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, write_image
 from challenge.quantities import counted
 from pipeline.config import OURS
@@ -137,16 +139,15 @@ def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str
 
 
 def check_writable(output_folder: Path) -> None:
-    """Make the output folder if it is missing, and write and remove a file in it.
+    """Make the output folder if it is missing, and write a file in it that disappears.
 
     Raises:
         SubmissionError: the folder cannot be made or written.
     """
     try:
         output_folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(output_folder / ".writable") as partial:
-            partial.write_bytes(b"1")
-        (output_folder / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=output_folder) as probe:
+            probe.write(b"1")
     except OSError as error:
         raise SubmissionError(
             f"{output_folder}: expected a folder that this user can write to, got: {error.strerror or error}; "
@@ -159,11 +160,29 @@ def segment_folder(submission: Submission, report_bug: Callable[[str], None] = p
 
     A failed case leaves no file, and the next case follows. An interruption (`BaseException`) leaves the complete files
     of the finished cases. `report_bug` receives the traceback of an unexpected error.
+
+    Raises:
+        SubmissionError: another process is writing to the output folder.
     """
-    for case, path in submission.scans.items():
-        started = time.monotonic()
-        result = _outcome(submission, case, path, report_bug)
-        yield replace(result, case=case, seconds=time.monotonic() - started)
+    with _held(submission.options.output_folder):
+        for case, path in submission.scans.items():
+            started = time.monotonic()
+            result = _outcome(submission, case, path, report_bug)
+            yield replace(result, case=case, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _held(output_folder: Path) -> Iterator[None]:
+    """Hold the output folder: the label maps of two processes with different weights would mix."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(output_folder))
+        except OSError as error:
+            raise SubmissionError(
+                f"{output_folder}: expected a folder for this process alone, got {error.strerror or error}; "
+                "wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable[[str], None]) -> CaseResult:
