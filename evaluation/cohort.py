@@ -4,7 +4,7 @@
 - A file whose name is nearly right (`_label.nii.gz`, `_Label.nii`) does not count. Its case is missing, and the case's
   `problem` names the file.
 - Two files for one case are a `ValueError` before anything is scored, since nobody knows which is meant.
-- Hidden files are ignored.
+- Hidden files are ignored, and so are names with control characters or bytes that are no UTF-8.
 
 Memory: each process holds one case at a time, the reference's masks and one prediction. The process's peak was measured
 at 0.35 GB for 512 x 512 x 120 voxels of uint8 and 0.7 GB of float64, whatever the number of cases and teams.
@@ -23,6 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from challenge.contract import LABEL_SUFFIX, STRUCTURES, files_by_case, label_file, sorted_cases
+from challenge.names import is_plain
 from evaluation.metrics import CHALLENGE_ASSD, AssdDefinition
 from evaluation.scoring import CaseScores, Status, StructureScores, score_case
 
@@ -106,7 +107,7 @@ def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
         ValueError: there are label maps both in the folder and in folders in it, or `team` names several teams.
         OSError: a folder cannot be listed.
     """
-    inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and is_plain(entry.name))
     holding = [folder for folder in inside if _label_files(folder)]
     if _label_files(prediction) or not holding:
         if holding:
@@ -130,7 +131,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
         ValueError: two files stand for one case.
         OSError: the folder cannot be listed.
     """
-    found = {case: path for case, path in files_by_case(folder, LABEL_SUFFIX).items() if not case.startswith(".")}
+    found = files_by_case(folder, LABEL_SUFFIX)
     spellings: dict[str, list[str]] = {}
     for case, name in (*((case, path.name) for case, path in found.items()), *_misspelt(folder)):
         spellings.setdefault(case.casefold(), []).append(name)
@@ -146,7 +147,7 @@ def _misspelt(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield case and file name of each file that was probably meant to be a label map."""
     for entry in folder.iterdir():
         match = _NEARLY_A_LABEL.fullmatch(entry.name)
-        if match and not entry.name.endswith(LABEL_SUFFIX) and not entry.name.startswith("."):
+        if match and not entry.name.endswith(LABEL_SUFFIX) and is_plain(entry.name):
             yield match["case"], entry.name
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
-from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, label_file
+from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, Structure, label_file
 from challenge.files import only_writer
-from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, write_image
+from challenge.names import shown
+from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, read_image, write_image
 from challenge.quantities import counted
 from pipeline.config import OURS
 from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
@@ -74,7 +76,7 @@ class Submission:
         text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on {self.device}"
         lines = [f"post-processing of {s.title}: {rules}" for s, rules in self.rules.items() if rules.change_anything]
         lines += [f"ignored in {folder}: {', '.join(self.ignored)}"] if self.ignored else []
-        return "\n".join([text, *lines])
+        return "\n".join(map(shown, [text, *lines]))
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str
         names = ", ".join([*ignored[:3], "..."] if len(ignored) > 3 else ignored)
         raise SubmissionError(
             f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, "
-            f"got {f'only {names}' if ignored else 'an empty folder'}; "
+            f"got {f'only {shown(names)}' if ignored else 'an empty folder'}; "
             "rename the scans or name another folder with --input"
         )
     return scans, ignored
@@ -214,13 +216,16 @@ def _segment(submission: Submission, path: Path, labels_path: Path) -> CaseResul
 
 
 def _is_done(scan: Path, labels: Path) -> bool:
-    """Tell whether a label map is there and lies on its scan's grid."""
+    """Tell whether a label map is there and whole, lies on its scan's grid, and holds the labels alone."""
     if not labels.exists():
         return False
     try:
-        return read_geometry(labels).same_place(read_geometry(scan))
+        there = read_geometry(scan)
+        found = read_image(labels)
+        values = np.unique(sitk.GetArrayViewFromImage(found)).tolist()
     except CaseError:
         return False
+    return geometry_of(found).same_place(there) and {BACKGROUND, *(s.label for s in STRUCTURES)} >= set(values)
 
 
 def _write(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
