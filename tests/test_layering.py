@@ -41,7 +41,7 @@ INSIDE = {
         ["container"],
         ["run"],
     ],
-    "pipeline.runtime": [["allocator", "devices", "distributed"]],
+    "pipeline.runtime": [["allocator", "checksums", "devices", "distributed"]],
     "pipeline.data": [
         ["cases", "components", "intensities", "patches"],
         ["dataset", "preprocessing", "sampling"],
