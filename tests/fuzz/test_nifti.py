@@ -47,9 +47,10 @@ def read_or_refused(path: Path) -> sitk.Image | None:
     try:
         return read_image(path)
     except CaseError as error:
-        assert str(error).startswith(f"{path.name}: expected ")
-        assert str(error).isprintable()
-        return None
+        problem = str(error)
+    assert problem.startswith(f"{path.name}: expected ")
+    assert problem.isprintable()
+    return None
 
 
 def assert_as_nibabel(path: Path, image: sitk.Image) -> None:

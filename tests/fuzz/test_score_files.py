@@ -1,5 +1,6 @@
 """Score files that are damaged, or made to mislead: refused in one line, or scores that can be scores."""
 
+import csv
 import json
 
 import pytest
@@ -31,12 +32,12 @@ def places(value, path=()):
 
 
 def assert_refused_or_plausible(path):
+    cohorts, problem = [], ""
     try:
         cohorts = read_score_files([path])
     except ValueError as error:
-        assert path.name in str(error)
-        assert "expected" in str(error)
-        return
+        problem = str(error)
+    assert not problem or (path.name in problem and "expected" in problem)
     for read in cohorts:
         for result in read.results:
             assert f"{read.team}{result.case}{result.problem}{''.join(result.warnings)}".isprintable()
@@ -46,7 +47,7 @@ def assert_refused_or_plausible(path):
                 assert scores.status.unscored == (scores.dice is None)
 
 
-@few(60)
+@few(25)
 @given(data=st.data())
 def test_any_odd_value_anywhere_in_json(tmp_path, data):
     document = json.loads(scores_to_json([cohort("a")]))
@@ -60,7 +61,7 @@ def test_any_odd_value_anywhere_in_json(tmp_path, data):
     assert_refused_or_plausible(path)
 
 
-@few(60)
+@few(25)
 @given(data=st.data(), ending=st.sampled_from(["json", "csv"]))
 def test_any_damaged_bytes(tmp_path, data, ending):
     path = tmp_path / f"scores.{ending}"
@@ -73,13 +74,15 @@ def test_any_damaged_bytes(tmp_path, data, ending):
     assert_refused_or_plausible(path)
 
 
-@few(40)
+@few(25)
 @given(team=st.text("=+-@'ab\t ", min_size=1, max_size=6).filter(lambda text: text.strip() == text))
 def test_a_team_that_looks_like_a_formula_comes_back_from_csv(tmp_path, team):
     if not team.isprintable():
         return
     write_csv([cohort(team)], tmp_path / "scores.csv")
-    assert not any(line.startswith(("=", "+", "-", "@")) for line in (tmp_path / "scores.csv").read_text().split(","))
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert not f"{row['Team']}".startswith(("=", "+", "-", "@"))
     assert [read.team for read in read_score_files([tmp_path / "scores.csv"])] == [team]
 
 

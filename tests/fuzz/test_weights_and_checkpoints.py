@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
     return path.read_bytes()
 
 
-@few(60)
+@few(25)
 @given(data=st.data())
 def test_any_odd_value_on_a_card_is_refused_or_without_effect(tmp_path, weights, data):
     card = json.loads((weights / "vs.json").read_text())
@@ -45,10 +45,13 @@ def test_any_odd_value_on_a_card_is_refused_or_without_effect(tmp_path, weights,
     owner[data.draw(st.sampled_from(sorted(owner)))] = data.draw(ODD)
     (tmp_path / "vs.json").write_text(json.dumps(card))
     (tmp_path / "vs.safetensors").write_bytes((weights / "vs.safetensors").read_bytes())
+    problem = ""
     try:
         loaded = load_segmenter(tmp_path, VS, CPU)
     except WeightsError as error:
-        assert "vs." in str(error)  # names the file
+        problem = str(error)
+    if problem:
+        assert f"{tmp_path}/vs." in problem  # names the file
         return
     assert loaded.window % 8 == 0
     assert loaded.card["spacing_mm"] == 0.5
@@ -63,7 +66,7 @@ def test_a_value_that_predict_cannot_follow_is_refused_by_its_name(tmp_path, wei
         load_segmenter(tmp_path, VS, CPU)
 
 
-@few(100)
+@few(25)
 @given(data=st.data())
 def test_any_damage_to_a_checkpoint_is_refused_or_without_effect(tmp_path, checkpoint, data):
     content = bytearray(checkpoint)
@@ -73,10 +76,13 @@ def test_any_damage_to_a_checkpoint_is_refused_or_without_effect(tmp_path, check
     else:
         del content[where:]
     (tmp_path / "checkpoint.pt").write_bytes(content)
+    problem = ""
     try:
         read = read_checkpoint(tmp_path / "checkpoint.pt")
     except RunError as error:
-        assert "expected a checkpoint, got a damaged file" in str(error)
+        problem = str(error)
+    if problem:
+        assert "expected a checkpoint, got a damaged file" in problem
         return
     assert torch.equal(read["state"]["weights"], torch.arange(500.0))
 
@@ -86,7 +92,7 @@ def test_a_checkpoint_of_an_older_version_is_read_without_its_checksum(tmp_path,
     assert read_checkpoint(tmp_path / "checkpoint.pt")["epochs"] == 3
 
 
-@few(60)
+@few(25)
 @given(data=st.data())
 def test_any_damage_to_a_cached_volume_makes_it_missing(tmp_path, data):
     path = tmp_path / "a.npy"
