@@ -86,16 +86,20 @@ def write_image(image: sitk.Image, path: Path) -> None:
         try:
             str(partial).encode()  # ITK ends the process at a name that is no UTF-8
             sitk.WriteImage(image, str(partial), useCompression=True)
-            # ITK does not report a full disk, so read back what was written.
-            written = read_image(partial)
-            if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
-                raise CaseError(f"{path.name}: expected the voxels that were written, got others")
+            _check_written(partial, image)
         except (RuntimeError, CaseError, UnicodeEncodeError) as error:
             free = os.statvfs(path.parent)
             raise OSError(
                 f"{path}: could not be written whole, {free.f_bavail * free.f_frsize / 2**20:.1f} MB are free there; "
                 f"free some space or choose another folder ({str(error).splitlines()[-1]})"
             ) from error
+
+
+def _check_written(path: Path, image: sitk.Image) -> None:
+    """Read back what was written: ITK does not report a full disk."""
+    written = read_image(path)
+    if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
+        raise CaseError(f"{path.name}: expected the voxels that were written, got others")
 
 
 @contextmanager

@@ -210,8 +210,8 @@ def _score_prediction(
             key: score_masks(mask, masks[key], reference.spacing_zyx_mm, asd) for key, mask in reference.masks.items()
         }
     except Exception as error:  # noqa: BLE001  whatever one team's file does, the other files are scored
-        problem = error if isinstance(error, CaseError) else _unexpected(prediction, error)
-        return CaseScores(case, _scores_without(reference, Status.REFUSED), problem=f"{problem}; scored as empty")
+        refusal = error if isinstance(error, CaseError) else _unexpected(prediction, error)
+        return CaseScores(case, _scores_without(reference, Status.REFUSED), problem=f"{refusal}; scored as empty")
     return CaseScores(case, structures, warnings=tuple(warnings))
 
 

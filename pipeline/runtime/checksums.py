@@ -50,8 +50,10 @@ def unsealed(content: bytes) -> bytes:
     """Return the content of a sealed file without its seal; one that never had a seal comes back as it is.
 
     Raises:
-        DamagedFileError: the checksum is another.
+        DamagedFileError: the file is empty, or the checksum is another.
     """
+    if not content:
+        raise DamagedFileError("expected content, got an empty file")
     body, found = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
     if not found.startswith(_MARK):
         return content

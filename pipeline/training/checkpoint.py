@@ -19,7 +19,7 @@ from challenge.signals import Interrupted
 from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
-from pipeline.runtime.checksums import DamagedFileError, seal, unsealed
+from pipeline.runtime.checksums import seal, unsealed
 from pipeline.runtime.distributed import Ranks
 from pipeline.training.listeners import Listener
 from pipeline.training.settings import RUN_FORMAT, RunError, check_format
@@ -136,10 +136,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunError: it is missing, damaged, or of another format.
     """
     try:
-        content = read_regular(path, _MAX_BYTES)
-        if not content:
-            raise DamagedFileError("an empty file")
-        checkpoint = torch.load(io.BytesIO(unsealed(content)), map_location="cpu", weights_only=True)
+        content = unsealed(read_regular(path, _MAX_BYTES))
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path}: expected a checkpoint, got none; train this phase first") from error
     except Exception as error:  # torch raises almost anything at damaged bytes

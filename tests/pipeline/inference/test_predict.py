@@ -378,6 +378,7 @@ def test_skip_existing_does_only_what_is_missing(folders, weights):
 
 def test_a_folder_that_another_process_writes_to_is_refused(folders, weights):
     scan(folders[0], "crossmoda_1")
+    folders[1].mkdir(exist_ok=True)
     with only_writer(folders[1]):
         result = predict(folders, weights)
     assert result.exit_code == 1
