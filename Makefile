@@ -1,6 +1,7 @@
 # make demo   phantom scans -> label maps of every shipped set, a picture, scores, ranks and a report, in demo/
 # make test   linters, type checker and all tests
-# Both install what they need into .venv first. They need Python 3.11, make and a package index.
+# make fuzz MINUTES=30   damaged and misleading files, new ones each time
+# They install what they need into .venv first. They need Python 3.11, make and a package index.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
 
-.PHONY: demo test lint bench soak experiment ladder lock clean
+.PHONY: demo test lint fuzz bench soak experiment ladder lock clean
 .DEFAULT_GOAL := demo
 
 include docker.mk
@@ -58,7 +59,15 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(BIN)/python -m pytest
 
+# Each round draws twenty times as many examples as `make test`, and new ones.
+MINUTES ?= 30
+fuzz: $(VENV)/dev.stamp
+	set -e; end=$$(( $$(date +%s) + $(MINUTES) * 60 )); while [ $$(date +%s) -lt $$end ]; do \
+		FUZZ_TIMES=20 $(BIN)/python -m pytest -q -x --timeout 3600 tests/fuzz; \
+	done
+
 bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/sliding_window.py --pairs 2
 	$(BIN)/python benchmarks/metrics.py --slices 24
 	$(BIN)/python benchmarks/training_step.py --pairs 1

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from challenge.names import is_plain
+
 BACKGROUND = 0
 
 SOURCE_SUFFIX = "_ceT1.nii.gz"
@@ -48,10 +50,12 @@ def case_name(case_id: int) -> str:
 def case_of(file_name: str, suffix: str) -> str | None:
     """Return the case in a file name, or None where the name is not a case followed by `suffix`.
 
+    Hidden files, and names with control characters or bytes that are no UTF-8, stand for no case.
+
     `case_of("crossmoda_211_hrT2.nii.gz", TARGET_SUFFIX)` is `"crossmoda_211"`.
     """
     case = file_name.removesuffix(suffix)
-    return case if case and case != file_name else None
+    return case if case and case != file_name and is_plain(file_name) else None
 
 
 def label_file(case: str) -> str:

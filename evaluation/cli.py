@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from challenge.files import write_text
+from challenge.names import shown
 from challenge.quantities import parse_bytes, parse_duration_s
 from challenge.signals import Interrupted, interruptible
 from evaluation.runner.errors import RunnerError
@@ -252,7 +253,7 @@ def run(
     click.echo(run_table(record))
     cohorts = _score_and_show(reference, {image: output_folder}, csv_file, json_file) if reference else []
     for failure in record.failures:
-        click.echo(f"failed ({failure.kind}): {failure}", err=True)
+        click.echo(f"failed ({failure.kind}): {shown(str(failure))}", err=True)
     sys.exit(0 if record.succeeded and not any(cohort.failed for cohort in cohorts) else 1)
 
 
@@ -306,7 +307,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException("\n".join(map(shown, str(error).split("\n")))) from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 - A file whose name is nearly right (`_label.nii.gz`, `_Label.nii`) does not count. Its case is missing, and the case's
   `problem` names the file.
 - Two files for one case are a `ValueError` before anything is scored, since nobody knows which is meant.
-- Hidden files are ignored.
+- Hidden files are ignored, and so are names with control characters or bytes that are no UTF-8.
 - A link that leads out of the team's folder is refused unread, as it could lead to the reference. So is a team's folder
   that is such a link.
 
@@ -26,6 +26,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from challenge.contract import LABEL_SUFFIX, STRUCTURES, files_by_case, label_file, sorted_cases
+from challenge.names import is_plain
 from evaluation.metrics import CHALLENGE_ASSD, AssdDefinition
 from evaluation.scoring import CaseScores, Status, StructureScores, score_case
 
@@ -110,7 +111,7 @@ def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
             folder in it is a link out of it.
         OSError: a folder cannot be listed.
     """
-    inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    inside = sorted(entry for entry in prediction.iterdir() if entry.is_dir() and is_plain(entry.name))
     for folder in inside:
         if leaves_folder(folder, prediction):
             raise ValueError(
@@ -140,7 +141,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
         ValueError: two files stand for one case.
         OSError: the folder cannot be listed.
     """
-    found = {case: path for case, path in files_by_case(folder, LABEL_SUFFIX).items() if not case.startswith(".")}
+    found = files_by_case(folder, LABEL_SUFFIX)
     spellings: dict[str, list[str]] = {}
     for case, name in (*((case, path.name) for case, path in found.items()), *_misspelt(folder)):
         spellings.setdefault(case.casefold(), []).append(name)
@@ -156,7 +157,7 @@ def _misspelt(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield case and file name of each file that was probably meant to be a label map."""
     for entry in folder.iterdir():
         match = _NEARLY_A_LABEL.fullmatch(entry.name)
-        if match and not entry.name.endswith(LABEL_SUFFIX) and not entry.name.startswith("."):
+        if match and not entry.name.endswith(LABEL_SUFFIX) and is_plain(entry.name):
             yield match["case"], entry.name
 
 
@@ -192,15 +193,11 @@ def score_cohorts(
     if not references:
         raise ValueError(f"{reference}: expected label maps named *{LABEL_SUFFIX}, got none; check the folder")
     found = {team: _label_files(folder) for team, folder in predictions.items()}
-    links = {
-        team: {case for case, path in found[team].items() if leaves_folder(path, folder)}
-        for team, folder in predictions.items()
-    }
     tasks = [
         (
             case,
             references[case],
-            [None if case in links[team] else found[team].get(case) for team in predictions],
+            [found[team].get(case) for team in predictions],
             asd,
             strict_geometry,
         )
@@ -214,10 +211,7 @@ def score_cohorts(
     return [
         CohortScores(
             team=team,
-            results=tuple(
-                _refused_link(scored[case][index]) if case in links[team] else _with_hint(scored[case][index], folder)
-                for case in sorted_cases(references)
-            ),
+            results=tuple(_with_hint(scored[case][index], folder) for case in sorted_cases(references)),
             metadata=Metadata(str(asd), str(reference), str(folder), strict_geometry),
             extra=tuple(
                 [path.name for case, path in found[team].items() if case not in references]
@@ -266,20 +260,6 @@ def leaves_folder(path: Path, folder: Path) -> bool:
     """Tell whether a path in a folder leads out of it, by a link in any place of the path."""
     # Unlike Path.resolve, realpath takes a loop of links as it is; reading it fails.
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _refused_link(result: CaseScores) -> CaseScores:
-    """Say of a case, scored without a prediction, that its prediction is a link out of the team's folder."""
-    structures = {
-        key: replace(scores, status=Status.REFUSED) if scores.status is Status.MISSING else scores
-        for key, scores in result.structures.items()
-    }
-    problem = (
-        f"{label_file(result.case)}: expected a file, got a link out of the team's folder; "
-        "put the label map itself there; scored as empty"
-    )
-    unusable = any(scores.status is Status.BAD_REFERENCE for scores in structures.values())
-    return replace(result, structures=structures, problem=result.problem if unusable else problem)
 
 
 def _with_hint(result: CaseScores, folder: Path) -> CaseScores:

@@ -16,19 +16,26 @@ JSON (undefined values are null)::
                              "counts": {"scored": 31, "empty_prediction": 1, "missing": 0, ...}}, "cochlea": {...}},
        "extra": ["crossmoda_999_Label.nii.gz"]}]}
 
-CSV: one row per team and case. The organisers' columns come first, then ours; an undefined value is an empty cell.
+CSV: one row per team and case. The organisers' columns come first, then ours; an undefined value is an empty cell. A
+quote stands before text that a spreadsheet would run as a formula.
+
+A score file may come from anyone. Its size, its rows and every value are checked, so that whatever reads it gets scores
+that can be scores.
 """
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from challenge.contract import STRUCTURES, Structure
-from challenge.files import write_text, written_whole
+from challenge.files import read_regular, write_text, written_whole
+from challenge.names import shown, spreadsheet_cell, text_of_cell
 from evaluation.cohort import CohortScores, Metadata
 from evaluation.scoring import CaseScores, Status, StructureScores
 
@@ -48,6 +55,19 @@ CHALLENGE_COLUMNS = (
     *[f"{structure.title}_{column}" for structure in STRUCTURES for column in ("Dice", "ASSD")],
     "Team",
 )
+# A hundred teams with a hundred cases each, and a kilobyte of notes for every case.
+MAX_ROWS = 10_000
+_MAX_BYTES = 2**24
+_MAX_NAME = 255
+# A distance across any scan, and the volume of one that is a metre wide.
+_LIMITS = {
+    "dice": (0.0, 1.0),
+    "assd_mm": (0.0, 1e5),
+    "hd95_mm": (0.0, 1e5),
+    "reference_volume_mm3": (0.0, 1e9),
+    "prediction_volume_mm3": (0.0, 1e9),
+    "volume_error_mm3": (-1e9, 1e9),
+}
 _STATUS = "Status"
 _NOTE = "Note"
 CSV_COLUMNS = (
@@ -78,14 +98,39 @@ def read_score_files(paths: Sequence[Path]) -> list[CohortScores]:
     """
     cohorts: dict[str, CohortScores] = {}
     for path in paths:
-        is_json = path.suffix.lower() == ".json"
-        for cohort in scores_from_json(path.read_text(encoding="utf-8")) if is_json else read_csv(path):
+        for cohort in _read_json(path) if path.suffix.lower() == ".json" else read_csv(path):
             if cohort.team in cohorts:
                 raise ValueError(
                     f"{path.name}: expected each team once, got {cohort.team} again; leave out one of its files"
                 )
             cohorts[cohort.team] = cohort
     return list(cohorts.values())
+
+
+def _read_json(path: Path) -> list[CohortScores]:
+    with _refused(path):
+        return scores_from_json(_text_of(path))
+
+
+def _text_of(path: Path) -> str:
+    return read_regular(path, _MAX_BYTES).decode("utf-8-sig")
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turn whatever is wrong with a score file into its refusal, one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path.name}: expected a score file, got {error.strerror or error}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name}: expected UTF-8, got other bytes ({error.reason}); score the cohort again"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: expected CSV, got a fault ({error}); score the cohort again") from error
+    except ValueError as error:
+        raise error if path.name in str(error) else ValueError(f"{path.name}: {error}") from error
 
 
 def scores_to_json(cohorts: Sequence[CohortScores]) -> str:
@@ -111,11 +156,12 @@ def scores_from_json(text: str) -> list[CohortScores]:
     """Read what `scores_to_json` wrote. Aggregates are computed again, not read.
 
     Raises:
-        ValueError: not JSON, another format or version, or a field is missing or of another kind.
+        ValueError: not JSON, another format or version, too many cases, or a field is missing, of another kind or out
+            of its range.
     """
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"score file: expected JSON, got {error}; write it with: evaluate score --json") from error
     if not isinstance(document, dict) or document.get("format") != _JSON_FORMAT:
         raise ValueError(f"score file: expected the format {_JSON_FORMAT!r}; write it with: evaluate score --json")
@@ -124,36 +170,85 @@ def scores_from_json(text: str) -> list[CohortScores]:
             f"score file: expected version {_JSON_VERSION}, got {document.get('version')!r}; score the cohort again"
         )
     try:
+        _check_rows(sum(len(entry["results"]) for entry in document["cohorts"]))
         return [_cohort_from(entry) for entry in document["cohorts"]]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"score file: expected the fields of version {_JSON_VERSION}, got a fault at {error}; "
             "score the cohort again"
         ) from error
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is no JSON")
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise ValueError(f"score file: expected at most {MAX_ROWS:,} cases, got {rows:,}; split it by teams")
+
+
 def _cohort_from(entry: Mapping[str, Any]) -> CohortScores:
-    return CohortScores(
-        team=str(entry["team"]),
-        results=tuple(
-            CaseScores(
-                case=str(result["case"]),
-                structures={
-                    structure.key: _structure_from(result["structures"][structure.key]) for structure in STRUCTURES
-                },
-                problem=result["problem"],
-                warnings=tuple(result["warnings"]),
-            )
-            for result in entry["results"]
-        ),
-        metadata=Metadata(**entry["metadata"]),
-        extra=tuple(entry["extra"]),
+    results = tuple(
+        CaseScores(
+            case=_name(result["case"]),
+            structures={
+                structure.key: _structure_from(result["structures"][structure.key]) for structure in STRUCTURES
+            },
+            problem=None if result["problem"] is None else _text(result["problem"]),
+            warnings=tuple(_text(warning) for warning in _list(result["warnings"])),
+        )
+        for result in _list(entry["results"])
     )
+    if len({result.case for result in results}) < len(results):
+        raise ValueError("results: expected each case once")
+    metadata = Metadata(**entry["metadata"])
+    for value in (metadata.asd, metadata.reference, metadata.prediction):
+        _text("" if value is None else value)
+    if metadata.strict_geometry not in (None, False, True):
+        raise ValueError(f"strict_geometry: expected true or false, got {metadata.strict_geometry!r}")
+    extra = tuple(_text(name) for name in _list(entry["extra"]))
+    return CohortScores(team=_name(entry["team"]), results=results, metadata=metadata, extra=extra)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > _MAX_NAME:
+        raise ValueError(f"name: expected printable text of at most {_MAX_NAME} characters, got {_excerpt(value)}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {_excerpt(value)}")
+    return shown(value)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {_excerpt(value)}")
+    return value
+
+
+def _excerpt(value: Any) -> str:
+    return shown(repr(value)[:60])
 
 
 def _structure_from(entry: Mapping[str, Any]) -> StructureScores:
-    values = {name: None if value is None else float(value) for name, value in entry.items() if name != "status"}
-    return StructureScores(status=Status(entry["status"]), **values)
+    values = {name: _value(name, value) for name, value in entry.items() if name != "status"}
+    scores = StructureScores(status=Status(entry["status"]), **values)
+    for name in ("dice", "assd_mm"):
+        if (values.get(name) is None) != scores.status.unscored:
+            raise ValueError(f"{name}: expected a value just where the status is one that has scores")
+    return scores
+
+
+def _value(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not _LIMITS[name][0] <= value <= _LIMITS[name][1]:
+        low, high = _LIMITS[name]
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {_excerpt(value)}")
+    return float(value)
 
 
 def write_csv(cohorts: Sequence[CohortScores], path: Path) -> None:
@@ -171,14 +266,14 @@ def write_csv(cohorts: Sequence[CohortScores], path: Path) -> None:
 
 
 def _row_of(result: CaseScores, team: str) -> dict[str, object]:
-    row: dict[str, object] = {"Case": result.case, "Team": team}
+    row: dict[str, object] = {"Case": spreadsheet_cell(result.case), "Team": spreadsheet_cell(team)}
     for structure in STRUCTURES:
         scores = result.structures[structure.key]
         for column, field in (_CHALLENGE_FIELDS | _OUR_FIELDS).items():
             value = getattr(scores, field)
             row[f"{structure.title}_{column}"] = "" if value is None else repr(float(value))
         row[f"{structure.title}_{_STATUS}"] = str(scores.status)
-    row[_NOTE] = "; ".join(filter(None, (result.problem, *result.warnings)))
+    row[_NOTE] = spreadsheet_cell("; ".join(filter(None, (result.problem, *result.warnings))))
     return row
 
 
@@ -193,35 +288,46 @@ def read_csv(path: Path) -> list[CohortScores]:
             it, or a team has a case twice. The message names the line.
         OSError: the file cannot be read.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in CHALLENGE_COLUMNS if column not in (reader.fieldnames or ())]
-        if absent:
-            raise ValueError(
-                f"{path.name}: expected the columns {','.join(CHALLENGE_COLUMNS)}, "
-                f"got none named {', '.join(absent)}; rename or add them"
-            )
-        teams: dict[str, dict[str, CaseScores]] = {}
-        for row in reader:
-            where = f"{path.name}, line {reader.line_num}"
-            case, team = (row["Case"] or "").strip(), (row["Team"] or "").strip()
-            if not case or not team:
-                raise ValueError(f"{where}: expected a case and a team, got {case!r} and {team!r}; fill the cells")
-            cases = teams.setdefault(team, {})
-            if case in cases:
-                raise ValueError(
-                    f"{where}: expected each case once per team, got {case} of {team} again; remove one of the rows"
-                )
-            structures = {structure.key: _scores_from(row, structure, where) for structure in STRUCTURES}
-            cases[case] = CaseScores(case=case, structures=structures)
-    if not teams:
-        raise ValueError(f"{path.name}: expected at least one row of scores, got none; score a cohort first")
+    with _refused(path):
+        teams = _teams_of(path.name, csv.DictReader(io.StringIO(_text_of(path), newline="")))
     return [CohortScores(team=team, results=tuple(cases.values())) for team, cases in teams.items()]
+
+
+def _teams_of(name: str, reader: "csv.DictReader[str]") -> dict[str, dict[str, CaseScores]]:
+    """Read the rows of a CSV file: scores by team and case."""
+    absent = [column for column in CHALLENGE_COLUMNS if column not in (reader.fieldnames or ())]
+    if absent:
+        raise ValueError(
+            f"{name}: expected the columns {','.join(CHALLENGE_COLUMNS)}, "
+            f"got none named {', '.join(absent)}; rename or add them"
+        )
+    teams: dict[str, dict[str, CaseScores]] = {}
+    for number, row in enumerate(reader, start=1):
+        _check_rows(number)
+        where = f"{name}, line {reader.line_num}"
+        case, team = (text_of_cell((row[column] or "").strip()) for column in ("Case", "Team"))
+        if not case or not team:
+            raise ValueError(f"{where}: expected a case and a team, got {case!r} and {team!r}; fill the cells")
+        for text in (case, team):
+            try:
+                _name(text)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}; fix the cell") from error
+        cases = teams.setdefault(team, {})
+        if case in cases:
+            raise ValueError(
+                f"{where}: expected each case once per team, got {case} of {team} again; remove one of the rows"
+            )
+        structures = {structure.key: _scores_from(row, structure, where) for structure in STRUCTURES}
+        cases[case] = CaseScores(case=case, structures=structures)
+    if not teams:
+        raise ValueError(f"{name}: expected at least one row of scores, got none; score a cohort first")
+    return teams
 
 
 def _scores_from(row: Mapping[str, str | None], structure: Structure, where: str) -> StructureScores:
     values = {
-        field: _number(row.get(f"{structure.title}_{column}"), f"{where}: {structure.title}_{column}")
+        field: _number(row.get(f"{structure.title}_{column}"), f"{where}: {structure.title}_{column}", field)
         for column, field in (_CHALLENGE_FIELDS | _OUR_FIELDS).items()
     }
     name = row.get(f"{structure.title}_{_STATUS}") or Status.SCORED
@@ -240,7 +346,7 @@ def _scores_from(row: Mapping[str, str | None], structure: Structure, where: str
     return StructureScores(status=status, **values)
 
 
-def _number(text: str | None, what: str) -> float | None:
+def _number(text: str | None, what: str, field: str) -> float | None:
     if text is None or not text.strip():
         return None
     try:
@@ -248,5 +354,8 @@ def _number(text: str | None, what: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {text!r}; fix the cell")
-    return value
+        raise ValueError(f"{what}: expected a finite number, got {_excerpt(text)}; fix the cell")
+    try:
+        return _value(field, value)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}; fix the cell") from error

@@ -29,8 +29,9 @@ Decisions
   of a prediction, fractions included, counts as background, with a warning. In a reference it is an error
   (`bad_reference`): a map with a label 3 belongs to another year and would be scored wrongly without notice. A file
   with NaN or infinite voxels is refused.
-- A prediction of another shape is refused. One of the same shape on another grid is scored index by index, as the
-  organisers do, with a warning that names both geometries; `strict_geometry` refuses it.
+- A prediction of another shape is refused before its voxels are read, and so is a link that leaves its folder. One of
+  the same shape on another grid is scored index by index, as the organisers do, with a warning that names both
+  geometries; `strict_geometry` refuses it.
 - The spacing is the reference header's, which is right for oblique scans too. (The organisers take the diagonal of the
   affine.)
 """
@@ -205,12 +206,18 @@ def _score_prediction(
     warnings: list[str] = []
     try:
         masks = _read_prediction(prediction, reference.geometry, strict_geometry, warnings)
-    except CaseError as error:
-        return CaseScores(case, _scores_without(reference, Status.REFUSED), problem=f"{error}; scored as empty")
-    structures = {
-        key: score_masks(mask, masks[key], reference.spacing_zyx_mm, asd) for key, mask in reference.masks.items()
-    }
+        structures = {
+            key: score_masks(mask, masks[key], reference.spacing_zyx_mm, asd) for key, mask in reference.masks.items()
+        }
+    except Exception as error:  # noqa: BLE001  whatever one team's file does, the other files are scored
+        refusal = error if isinstance(error, CaseError) else _unexpected(prediction, error)
+        return CaseScores(case, _scores_without(reference, Status.REFUSED), problem=f"{refusal}; scored as empty")
     return CaseScores(case, structures, warnings=tuple(warnings))
+
+
+def _unexpected(path: Path, error: Exception) -> CaseError:
+    kind = "too little memory" if isinstance(error, MemoryError) else f"{type(error).__name__} ({error})"
+    return CaseError(f"{path.name}: expected a label map that can be scored, got {kind}; please report it")
 
 
 def _scores_without(reference: _Reference, status: Status) -> dict[str, StructureScores]:
@@ -239,18 +246,20 @@ def _read_reference(path: Path) -> _Reference:
 
 
 def _read_prediction(path: Path, expected: Geometry, strict_geometry: bool, warnings: list[str]) -> dict[str, Mask]:
-    image = read_image(path)
-    geometry = geometry_of(image)
-    if geometry.size_xyz != expected.size_xyz:
-        raise CaseError(
-            f"{path.name}: expected the reference's size {_sides(expected)}, got {_sides(geometry)}; "
-            "write the label map on the scan's own grid"
-        )
-    if not geometry.same_place(expected):
-        message = f"{path.name}: expected the reference's grid, {expected}, got {geometry}"
-        if strict_geometry:
-            raise CaseError(f"{message}; write the label map on the scan's own grid")
-        warnings.append(f"{message}; scored index by index, as the challenge does")
+    def accept(geometry: Geometry) -> None:
+        if geometry.size_xyz != expected.size_xyz:
+            raise CaseError(
+                f"{path.name}: expected the reference's size {_sides(expected)}, got {_sides(geometry)}; "
+                "write the label map on the scan's own grid"
+            )
+        if not geometry.same_place(expected):
+            message = f"{path.name}: expected the reference's grid, {expected}, got {geometry}"
+            if strict_geometry:
+                raise CaseError(f"{message}; write the label map on the scan's own grid")
+            warnings.append(f"{message}; scored index by index, as the challenge does")
+
+    # A link could lead to the reference. Reading the voxels of a map of another size could exhaust the memory.
+    image = read_image(path, accept=accept, within=path.parent)
     values = sitk.GetArrayViewFromImage(image)
     masks = _masks_of(values)
     foreign = _foreign_labels(values, masks)

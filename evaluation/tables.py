@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from challenge.contract import STRUCTURES
+from challenge.names import shown
 from challenge.quantities import counted
 from evaluation.cohort import CohortScores, Summary
 from evaluation.ranking import CHALLENGE_SCHEME, CHALLENGE_SUBSET, CUMULATIVE_RANK, Ranking
@@ -11,7 +12,11 @@ from evaluation.runner.record import RunRecord
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Align rows of text in columns, the first to the left and the others to the right; underline the first row."""
+    """Align rows of text in columns, the first to the left and the others to the right; underline the first row.
+
+    What cannot be printed appears as an escape, in every function here: names come from files.
+    """
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
@@ -30,10 +35,12 @@ def score_table(cohort: CohortScores) -> str:
         for metric, summary in aggregates.metrics.items():
             digits = {"dice": 3, "volume_error_mm3": 1}.get(metric, 2)
             rows.append([f"{structure.title} {labels[metric]}", str(summary.n), *_summary_cells(summary, digits)])
-        shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in aggregates.counts.items() if n)
-        counts.append(f"{structure.title}: {shown}")
+        statuses = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in aggregates.counts.items() if n)
+        counts.append(f"{structure.title}: {statuses}")
     asd = f", ASSD of {cohort.metadata.asd}" if cohort.metadata.asd else ""
-    return "\n".join([f"{cohort.team}: {counted(len(cohort.results), 'case')}{asd}", text_table(rows), *counts, ""])
+    return "\n".join(
+        [f"{shown(cohort.team)}: {counted(len(cohort.results), 'case')}{asd}", text_table(rows), *counts, ""]
+    )
 
 
 def _summary_cells(summary: Summary, digits: int) -> list[str]:
@@ -60,7 +67,7 @@ def findings(cohort: CohortScores) -> list[str]:
             lines.append(f"{cohort.team}: {structure.title} not scored in some cases: {', '.join(reasons)}")
     if cohort.extra:
         lines.append(f"{cohort.team}: not scored, without a reference: {', '.join(cohort.extra)}")
-    return lines
+    return [shown(line) for line in lines]
 
 
 def rank_tables(ranking: Ranking) -> str:
@@ -78,8 +85,8 @@ def rank_tables(ranking: Ranking) -> str:
         taus = [[f"Kendall's tau with the final ranking, {samples} samples", "mean", "smallest"]]
         for name, subset in ranking.subsets.items():
             defined = [tau for tau in subset.taus.tolist() if tau == tau]
-            shown = (sum(defined) / len(defined), min(defined)) if defined else ()
-            taus.append([name, *([f"{value:.3f}" for value in shown] or ["-", "-"])])
+            mean_and_least = (sum(defined) / len(defined), min(defined)) if defined else ()
+            taus.append([name, *([f"{value:.3f}" for value in mean_and_least] or ["-", "-"])])
         pairs = [["neighbours, Wilcoxon signed-rank test of the cumulative ranks", "p (Holm)"]]
         p_values = ranking.p_values[CUMULATIVE_RANK]
         for index, (team, following) in enumerate(pairwise(ranking.teams)):
@@ -104,4 +111,4 @@ def run_table(record: RunRecord) -> str:
     peaks = [c.peak_memory_bytes for c in record.containers if c.peak_memory_bytes]
     peak = f", peak memory {max(peaks) / 2**30:.2f} GB" if peaks else ""
     summary = f"{counted(len(record.containers), 'container')}, {record.seconds:.1f} s{peak}"
-    return "\n".join([text_table(rows), *findings, summary, ""])
+    return "\n".join([text_table(rows), *map(shown, findings), summary, ""])

@@ -87,7 +87,7 @@ def kill_at_a_checkpoint_s_last_byte() -> None:
         nonlocal synced
         sync(file)
         name = os.readlink(f"/proc/self/fd/{file}")
-        synced += name.endswith(".partial-checkpoint.pt")
+        synced += name.endswith("-checkpoint.pt")
         if synced == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 

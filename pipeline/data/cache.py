@@ -2,7 +2,8 @@
 
 A cached file's name holds a digest of everything that decides its voxels: the source file's path, size and modification
 time, the settings, the structure, and the code that computes them. So a file that exists is current, and a stale one is
-never read. Files are complete or absent. The paper's 210 scans need about 50 GB (an estimate).
+never read. Files are complete or absent, and end in a checksum: a damaged one is made again. The paper's 210 scans need
+about 50 GB (an estimate).
 """
 
 import fcntl
@@ -20,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from challenge import nifti
+from challenge import headers, nifti
 from challenge.contract import Structure
 from challenge.files import written_whole
 from challenge.nifti import CaseError
@@ -30,6 +31,7 @@ from pipeline.data.cases import array_from, read_mask, read_scan
 from pipeline.data.dataset import TrainingCase
 from pipeline.data.preprocessing import normalise, resample_to_spacing
 from pipeline.data.sampling import TrainingVolume
+from pipeline.runtime.checksums import DamagedFileError, check_seal, seal
 
 
 def normalised_volume(scan: Path, spacing_mm: float = PAPER.spacing_mm) -> NDArray[np.float32]:
@@ -123,7 +125,9 @@ def _cached(folder: Path, name: str, source: Path, settings: list[Any], make: Ca
     if (array := _mapped(path)) is not None:
         return array
     with written_whole(path) as partial:
-        np.save(partial, make())
+        with partial.open("wb") as file:  # numpy would append its own ending to the name
+            np.save(file, make())
+        seal(partial)
     for old in folder.glob(f"{glob.escape(name)}.*.npy"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -131,18 +135,19 @@ def _cached(folder: Path, name: str, source: Path, settings: list[Any], make: Ca
 
 
 def _mapped(path: Path) -> NDArray[Any] | None:
-    """Map an array, or return None if the file is missing or damaged."""
+    """Map an array, or return None if the file is missing or damaged: then it is made again."""
     try:
+        check_seal(path)
         # As a plain array: the callers need not know that the voxels are on disk.
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, EOFError, DamagedFileError):
         return None
 
 
 @functools.cache
 def _code() -> str:
     """Return a digest of the code that computes voxels, so that no one has to remember to raise a version number."""
-    made_by: list[Any] = [nifti, cases, preprocessing, normalised_volume, structure_mask]
+    made_by: list[Any] = [headers, nifti, cases, preprocessing, normalised_volume, structure_mask]
     sources = [inspect.getsource(part) for part in made_by]
     return hashlib.sha256("".join([*sources, sitk.Version_VersionString()]).encode()).hexdigest()
 

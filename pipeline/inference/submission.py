@@ -3,19 +3,23 @@
 Source: the challenge's contract (`challenge.contract`).
 """
 
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
-from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, label_file
-from challenge.files import written_whole
-from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, write_image
+from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, Structure, label_file
+from challenge.files import only_writer
+from challenge.names import shown
+from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, read_image, write_image
 from challenge.quantities import counted
 from pipeline.config import OURS
 from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
@@ -72,7 +76,7 @@ class Submission:
         text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on {self.device}"
         lines = [f"post-processing of {s.title}: {rules}" for s, rules in self.rules.items() if rules.change_anything]
         lines += [f"ignored in {folder}: {', '.join(self.ignored)}"] if self.ignored else []
-        return "\n".join([text, *lines])
+        return "\n".join(map(shown, [text, *lines]))
 
 
 @dataclass(frozen=True)
@@ -130,23 +134,22 @@ def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str
         names = ", ".join([*ignored[:3], "..."] if len(ignored) > 3 else ignored)
         raise SubmissionError(
             f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, "
-            f"got {f'only {names}' if ignored else 'an empty folder'}; "
+            f"got {f'only {shown(names)}' if ignored else 'an empty folder'}; "
             "rename the scans or name another folder with --input"
         )
     return scans, ignored
 
 
 def check_writable(output_folder: Path) -> None:
-    """Make the output folder if it is missing, and write and remove a file in it.
+    """Make the output folder if it is missing, and write a file in it that disappears.
 
     Raises:
         SubmissionError: the folder cannot be made or written.
     """
     try:
         output_folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(output_folder / ".writable") as partial:
-            partial.write_bytes(b"1")
-        (output_folder / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=output_folder) as probe:
+            probe.write(b"1")
     except OSError as error:
         raise SubmissionError(
             f"{output_folder}: expected a folder that this user can write to, got: {error.strerror or error}; "
@@ -159,11 +162,29 @@ def segment_folder(submission: Submission, report_bug: Callable[[str], None] = p
 
     A failed case leaves no file, and the next case follows. An interruption (`BaseException`) leaves the complete files
     of the finished cases. `report_bug` receives the traceback of an unexpected error.
+
+    Raises:
+        SubmissionError: another process is writing to the output folder.
     """
-    for case, path in submission.scans.items():
-        started = time.monotonic()
-        result = _outcome(submission, case, path, report_bug)
-        yield replace(result, case=case, seconds=time.monotonic() - started)
+    with _held(submission.options.output_folder):
+        for case, path in submission.scans.items():
+            started = time.monotonic()
+            result = _outcome(submission, case, path, report_bug)
+            yield replace(result, case=case, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _held(output_folder: Path) -> Iterator[None]:
+    """Hold the output folder: the label maps of two processes with different weights would mix."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(output_folder))
+        except OSError as error:
+            raise SubmissionError(
+                f"{output_folder}: expected a folder for this process alone, got {error.strerror or error}; "
+                "wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable[[str], None]) -> CaseResult:
@@ -195,13 +216,16 @@ def _segment(submission: Submission, path: Path, labels_path: Path) -> CaseResul
 
 
 def _is_done(scan: Path, labels: Path) -> bool:
-    """Tell whether a label map is there and lies on its scan's grid."""
+    """Tell whether a label map is there and whole, lies on its scan's grid, and holds the labels alone."""
     if not labels.exists():
         return False
     try:
-        return read_geometry(labels).same_place(read_geometry(scan))
+        there = read_geometry(scan)
+        found = read_image(labels)
+        values = np.unique(sitk.GetArrayViewFromImage(found)).tolist()
     except CaseError:
         return False
+    return geometry_of(found).same_place(there) and {BACKGROUND, *(s.label for s in STRUCTURES)} >= set(values)
 
 
 def _write(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from challenge.contract import Structure
-from challenge.files import written_whole
+from challenge.files import read_regular, written_whole
+from pipeline.config import PAPER, SIDE_MULTIPLE
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import rules_of
 from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
@@ -23,6 +24,9 @@ CARD_FORMAT = 1
 
 # The keys without which no network can be built; a card's other keys are for people.
 _REQUIRED = ("format", "structure", "label", "network", "window", "spacing_mm", "sha256")
+# Far above the paper's 2.7 MB, 128 voxels and 128 channels; more is a mistake, and could exhaust the memory.
+_MAX_WEIGHTS_BYTES, _MAX_CARD_BYTES = 2**28, 2**24
+_MAX_WINDOW, _MAX_CHANNELS = 256, 512
 
 
 class WeightsError(Exception):
@@ -90,10 +94,10 @@ def load_segmenter(folder: Path, structure: Structure, device: torch.device) -> 
     card = _read_card(_card_path(folder, structure), structure)
     path = _weights_path(folder, structure)
     try:
-        weights = path.read_bytes()
+        weights = read_regular(path, _MAX_WEIGHTS_BYTES)
     except OSError as error:
         raise WeightsError(
-            f"{path}: expected the weights for {structure.title}, got: {error.strerror}; {_advice()}"
+            f"{path}: expected the weights for {structure.title}, got: {error.strerror or error}; {_advice()}"
         ) from error
     found = hashlib.sha256(weights).hexdigest()
     if found != card["sha256"]:
@@ -113,12 +117,13 @@ def load_segmenter(folder: Path, structure: Structure, device: torch.device) -> 
 
 def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(read_regular(path, _MAX_CARD_BYTES).decode("utf-8"))
     except OSError as error:
         raise WeightsError(
-            f"{path}: expected the card of the weights for {structure.title}, got: {error.strerror}; {_advice()}"
+            f"{path}: expected the card of the weights for {structure.title}, got: {error.strerror or error}; "
+            f"{_advice()}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected JSON, got damaged text ({error}); copy the card again") from error
     missing = [key for key in _REQUIRED if not isinstance(card, dict) or key not in card]
     if missing:
@@ -136,10 +141,34 @@ def _read_card(path: Path, structure: Structure) -> dict[str, Any]:
             f"(label {card['label']}); the files were renamed: give them their own names back"
         )
     try:
+        _check_values(card)
         rules_of(card)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}; correct the card, or update crossmoda-grl") from error
     return card
+
+
+def _check_values(card: dict[str, Any]) -> None:
+    """Refuse values that no network can have, before anything is built from them.
+
+    Raises:
+        ValueError: a value of another type, or out of range.
+    """
+    if type(card["spacing_mm"]) not in (int, float) or card["spacing_mm"] != PAPER.spacing_mm:
+        raise ValueError(f"spacing_mm: expected {PAPER.spacing_mm:g}, the grid of predict, got {card['spacing_mm']!r}")
+    window = card["window"]
+    if type(window) is not int or not 0 < window <= _MAX_WINDOW or window % SIDE_MULTIPLE:
+        raise ValueError(f"window: expected a multiple of {SIDE_MULTIPLE} up to {_MAX_WINDOW}, got {window!r}")
+    config = card["network"]["config"]
+    if not isinstance(config, dict) or not set(config) <= {"in_channels", "classes", "channels"}:
+        raise ValueError(f"network: expected a configuration with in_channels, classes and channels, got {config!r}")
+    widths = config.get("channels", [4, 4, 4])
+    if [config.get("in_channels", 1), config.get("classes", 2)] != [1, 2] or not (
+        isinstance(widths, list) and all(type(width) is int and 0 < width <= _MAX_CHANNELS for width in widths)
+    ):
+        raise ValueError(
+            f"network: expected 1 input channel, 2 classes and three widths up to {_MAX_CHANNELS}, got {config!r}"
+        )
 
 
 def _advice() -> str:

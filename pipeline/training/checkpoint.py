@@ -1,11 +1,10 @@
-"""Checkpoints: written whole, read without running code, and the listeners that save and restore them.
+"""Checkpoints: written whole with a checksum, read without running code, and the listeners that save and restore them.
 
 A checkpoint is renewed after every epoch, every ten minutes within one, and when a signal asks the run to stop.
 """
 
 import io
 import json
-import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from challenge.files import written_whole
+from challenge.files import read_regular, written_whole
 from challenge.signals import Interrupted
 from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
+from pipeline.runtime.checksums import seal, unsealed
 from pipeline.runtime.distributed import Ranks
 from pipeline.training.listeners import Listener
 from pipeline.training.phases import PHASES, SUPERVISED, Phase
@@ -29,6 +29,7 @@ from pipeline.training.stopping import StopRequest
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _SAVE_EVERY_S = 600.0
+_MAX_BYTES = 2**30  # a hundred times the paper's
 
 
 class CheckpointKeeper(Listener):
@@ -88,6 +89,7 @@ class CheckpointKeeper(Listener):
         torch.save(checkpoint, buffer)
         with written_whole(self._path) as partial:
             partial.write_bytes(buffer.getbuffer())
+            seal(partial)
         self._saved_at = time.perf_counter()
 
     def _save_if_due(self, state: PhaseState) -> None:
@@ -127,18 +129,22 @@ class Stopper(Listener):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; reading cannot run code (`weights_only`).
+    """Read a checkpoint onto the CPU and compare its checksum; reading cannot run code (`weights_only`).
+
+    Checkpoints of older versions carry no checksum.
 
     Raises:
         RunError: it is missing, damaged, or of another format.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = unsealed(read_regular(path, _MAX_BYTES))
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path}: expected a checkpoint, got none; train this phase first") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises almost anything at damaged bytes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
-            f"{path}: expected a checkpoint, got a damaged file ({str(error).splitlines()[0]}); "
+            f"{path}: expected a checkpoint, got a damaged file ({reason}); "
             "bring back a copy of it, or remove it to start this phase again"
         ) from error
     check_format(path, checkpoint.get("format") if isinstance(checkpoint, dict) else type(checkpoint).__name__)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from challenge.files import written_whole
 from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, read_image, write_image
 from tests.images import (
     DATATYPE,
@@ -139,31 +138,6 @@ def test_same_place_compares_size_spacing_origin_and_direction():
     assert not here.same_place(Geometry((4, 5, 6), (0.5, 0.5, 1.0), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
     assert not here.same_place(Geometry((4, 5, 6), (0.5, 0.5, 1.5), (0, 1, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
     assert not here.same_place(Geometry((4, 5, 6), (0.5, 0.5, 1.5), (0, 0, 0), (-1, 0, 0, 0, 1, 0, 0, 0, 1)))
-
-
-def test_writing_that_breaks_off_leaves_what_was_there(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_text("old")
-
-    def break_off():
-        with written_whole(path) as partial:
-            partial.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        break_off()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_writing_takes_the_place_of_what_was_there(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_text("old")
-    with written_whole(path) as partial:
-        partial.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -104,8 +105,8 @@ def test_a_file_cut_short_is_made_again(tmp_path: Path, made: list[str]) -> None
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, array: np.ndarray) -> None:
-        path.write_bytes(b"half of it")
+    def full(file: BinaryIO, array: np.ndarray) -> None:
+        file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)

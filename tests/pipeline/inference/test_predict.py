@@ -1,6 +1,7 @@
 """The predict command as a user meets it: a folder in, a folder out, and everything that can be wrong with either."""
 
 import contextlib
+import gzip
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from challenge.contract import STRUCTURES
+from challenge.files import only_writer
 from challenge.nifti import geometry_of, read_geometry
 from crossmoda_grl.__main__ import main
 from pipeline.data.cases import read_scan
@@ -380,6 +382,10 @@ def test_skip_existing_does_only_what_is_missing(folders, weights):
     label_of(folders, "crossmoda_2").unlink()
     # A label map on another grid is not this scan's: done again.
     write_scan(label_of(folders, "crossmoda_3"), np.zeros((3, 3, 3), dtype="uint8"))
+    # Neither is half a file, though its header is sound.
+    scan(folders[0], "crossmoda_4")
+    whole = gzip.compress(gzip.decompress(label_of(folders, "crossmoda_1").read_bytes()), 0)
+    label_of(folders, "crossmoda_4").write_bytes(whole[: len(whole) // 2])
     before = label_of(folders, "crossmoda_1").stat().st_mtime_ns
     result = predict(folders, weights, "--skip-existing")
     assert result.exit_code == 0
@@ -387,6 +393,28 @@ def test_skip_existing_does_only_what_is_missing(folders, weights):
     assert label_of(folders, "crossmoda_1").stat().st_mtime_ns == before
     assert read_geometry(label_of(folders, "crossmoda_3")).size_xyz == (16, 20, 12)
     assert label_of(folders, "crossmoda_2").exists()
+    assert label_of(folders, "crossmoda_4").read_bytes() == label_of(folders, "crossmoda_1").read_bytes()
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    folders[1].mkdir(exist_ok=True)
+    with only_writer(folders[1]):
+        result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert "expected a folder for this process alone, got another process that writes to it" in result.stderr
+
+
+def test_names_are_ignored_or_shown_as_escapes(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    for name in (b"\xff_hrT2.nii.gz", b"\x1b[2J_hrT2.nii.gz", b"._crossmoda_1_hrT2.nii.gz"):
+        (folders[0] / os.fsdecode(name)).touch()
+    result = predict(folders, weights)
+    assert result.exit_code == 0
+    assert r"._crossmoda_1_hrT2.nii.gz" in result.stderr
+    assert r"\xff_hrT2.nii.gz" in result.stderr
+    assert r"\x1b[2J_hrT2.nii.gz" in result.stderr
+    assert "\x1b[2J" not in result.stderr
 
 
 def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):

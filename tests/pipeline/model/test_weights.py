@@ -73,7 +73,7 @@ def test_card_that_is_no_json_is_refused(folder):
         ({"network": {"name": "UNet", "config": {}}}, "expected the network ENet3d"),
         ({"structure": "cochlea", "label": 2}, "expected weights for vs .* the files were renamed"),
         ({"network": {"name": "ENet3d", "config": {"channels": [8, 8, 16]}}}, "expected the weights of"),
-        ({"network": {"name": "ENet3d", "config": {"depth": 9}}}, "expected the weights of"),
+        ({"network": {"name": "ENet3d", "config": {"depth": 9}}}, "network: expected a configuration"),
     ],
 )
 def test_card_that_does_not_fit_is_refused(folder, changes, message):
