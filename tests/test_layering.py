@@ -45,12 +45,12 @@ INSIDE = {
     "pipeline.data": [
         ["cases", "components", "intensities", "patches"],
         ["dataset", "preprocessing", "sampling"],
-        ["cache"],
+        ["cache", "known"],
     ],
     "pipeline.model": [["enet", "domain", "losses", "mind", "rules", "shipped"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [
-        ["postprocessing", "sliding_window", "picture", "target_statistics"],
+        ["postprocessing", "sliding_window", "picture", "target_statistics", "plausibility", "results"],
         ["segment"],
         ["submission"],
         ["cli"],
