@@ -78,14 +78,25 @@ def read_score_files(paths: Sequence[Path]) -> list[CohortScores]:
     """
     cohorts: dict[str, CohortScores] = {}
     for path in paths:
-        is_json = path.suffix.lower() == ".json"
-        for cohort in scores_from_json(path.read_text(encoding="utf-8")) if is_json else read_csv(path):
+        for cohort in read_score_file(path):
             if cohort.team in cohorts:
                 raise ValueError(
                     f"{path.name}: expected each team once, got {cohort.team} again; leave out one of its files"
                 )
             cohorts[cohort.team] = cohort
     return list(cohorts.values())
+
+
+def read_score_file(path: Path) -> list[CohortScores]:
+    """Read a score file, JSON or CSV by its ending, as one cohort per team in the order of the file.
+
+    Raises:
+        ValueError: it is no score file.
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() == ".json":
+        return scores_from_json(path.read_text(encoding="utf-8"))
+    return read_csv(path)
 
 
 def scores_to_json(cohorts: Sequence[CohortScores]) -> str:
