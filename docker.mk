@@ -5,7 +5,7 @@
 IMAGE ?= crossmoda-grl
 # cpu, or cuda for NVIDIA GPUs
 TORCH ?= cpu
-# Further extras for the image, such as EXTRAS="tuning dashboard"; `make wheelhouse` needs the same value
+# Further extras for the image, such as EXTRAS="tuning postgresql dashboard"; `make wheelhouse` needs the same value
 EXTRAS ?=
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check

@@ -76,7 +76,7 @@ INSIDE = {
         ["worker"],
         ["cli"],
     ],
-    "crossmoda_grl": [["reproduction"], ["__main__"]],
+    "crossmoda_grl": [["reproduction", "segmenting", "evaluating"], ["__init__", "__main__"]],
 }
 # What the participant's side may use of the organiser's.
 SHARED = {"evaluation.metrics", "evaluation.outlines"}

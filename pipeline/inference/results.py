@@ -109,10 +109,13 @@ class Predictions:
 
         Raises:
             PredictionsError: the file there is damaged, or not ours.
+            OSError: it has failed cases, and cannot be written without them.
         """
         self._folder = folder
         results = _read(folder / PREDICTIONS_JSON)
         self._results = {case: result for case, result in results.items() if not result.error}
+        if len(self._results) < len(results):
+            self._write()
 
     def get(self, case: str) -> CaseResult | None:
         """Return what is known of a case's label map."""
@@ -125,17 +128,19 @@ class Predictions:
             OSError: they cannot be written.
         """
         self._results[result.case] = result
+        self._write()
+
+    def _write(self) -> None:
         results = [self._results[case] for case in sorted_cases(self._results)]
         document = {"format": _FORMAT, "version": _VERSION, "cases": {r.case: r.as_entry() for r in results}}
         write_text(self._folder / PREDICTIONS_JSON, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        rows = [_row_of(result) for result in results]
         with (
             written_whole(self._folder / PREDICTIONS_CSV) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, list(_row_of(CaseResult())), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(_row_of(result) for result in results)
 
 
 def sha256_of(path: Path) -> str:
