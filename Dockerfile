@@ -8,7 +8,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS requirements
 WORKDIR /build
 COPY image/requirements.py pyproject.toml ./
-# Further extras of pyproject.toml; the compose profile tune needs "tuning dashboard".
+# Further extras of pyproject.toml; the compose profile tune needs "tuning postgresql dashboard".
 ARG EXTRAS=
 RUN python3 requirements.py $EXTRAS >requirements.txt
 

@@ -6,7 +6,7 @@
 IMAGE ?= crossmoda-grl
 # cpu, or cuda for NVIDIA GPUs
 TORCH ?= cpu
-# Further extras for the image, such as EXTRAS="tuning dashboard"; `make wheelhouse` needs the same value
+# Further extras for the image, such as EXTRAS="tuning postgresql dashboard"; `make wheelhouse` needs the same value
 EXTRAS ?=
 # Another base image, such as one pinned by its digest: BASE=python:3.11-slim-bookworm@sha256:...
 BASE ?=

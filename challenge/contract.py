@@ -3,6 +3,7 @@
 Source: the organisers' `docker_submission` and `CrossMoDA2022-Evaluation-code` repositories.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,38 @@ def case_of(file_name: str, suffix: str) -> str | None:
     """
     case = file_name.removesuffix(suffix)
     return case if case and case != file_name and is_plain(file_name) else None
+
+
+# Images that no tool of the challenge writes, and how T2 scans are called elsewhere.
+_IMAGE = re.compile(r"(?P<stem>.+?)\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|hdr|dcm)", re.IGNORECASE)
+_NOT_T2 = tuple(suffix.lower().removesuffix(".nii.gz") for suffix in (SOURCE_SUFFIX, LABEL_SUFFIX))
+_T2_ENDING = re.compile(r"[-_. ]?((hr|high|hi)[-_]?)?t2w?$", re.IGNORECASE)
+
+
+def near_misses(file_names: Iterable[str], cases: Iterable[str]) -> dict[str, str]:
+    """Find image files that were probably meant to be a scan, of a case that has none, and say what to do with each.
+
+    `["a_T2.nii.gz", "b_hrT2.nii", "b_ceT1.nii.gz", "notes.txt"]` -> `{"a_T2.nii.gz": "rename it to a_hrT2.nii.gz",
+    "b_hrT2.nii": "compress it to b_hrT2.nii.gz"}`. Hidden files, ceT1 scans and label maps are not meant.
+
+    Args:
+        file_names: a folder's entries that are no scans.
+        cases: those that have a scan.
+    """
+    found = {}
+    have = tuple(cases)
+    for name in file_names:
+        image = _IMAGE.fullmatch(name)
+        if image is None or name.startswith("."):
+            continue
+        stem = image["stem"]
+        if stem.lower().endswith(_NOT_T2) or any(stem == case or stem.startswith(f"{case}_") for case in have):
+            continue
+        wanted = (_T2_ENDING.sub("", stem) or stem) + TARGET_SUFFIX
+        ending = name[len(stem) :].lower()
+        advice = {".nii.gz": "rename it", ".nii": "compress it"}.get(ending, "convert it")
+        found[name] = f"{advice} to {wanted}"
+    return found
 
 
 def label_file(case: str) -> str:

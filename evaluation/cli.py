@@ -91,14 +91,14 @@ def score(
 ) -> None:
     """Score label maps against references: Dice, ASSD, HD95 and volumes of every case.
 
-    A missing or unusable prediction scores as an empty one, Dice 0 and 350 mm. Exit code 1: a prediction is missing
-    (unless --allow-missing) or a file could not be used.
+    A missing or unusable prediction scores as an empty one, Dice 0 and 350 mm. Without one usable prediction nothing is
+    scored. Exit code 1: a prediction is missing (unless --allow-missing) or a file could not be used.
     """
     from evaluation.cohort import team_folders
 
     with one_line_errors():
         folders = team_folders(prediction, team)
-    cohorts = _score_and_show(reference, folders, csv_file, json_file, **rules)
+    cohorts = _score_and_show(reference, folders, csv_file, json_file, usable=True, **rules)
     if any(cohort.failed or (cohort.missing and not allow_missing) for cohort in cohorts):
         sys.exit(1)
 
@@ -111,17 +111,17 @@ def score(
 def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: int) -> None:
     """Rank teams as the challenge does, from score files: ours or the organisers' published ones.
 
-    SCORES are CSV files with the columns Case, VS_Dice, VS_ASSD, Cochlea_Dice, Cochlea_ASSD and Team; each may hold
-    one team or several.
+    SCORES are JSON files of `evaluate score`, or CSV files with the columns Case, VS_Dice, VS_ASSD, Cochlea_Dice,
+    Cochlea_ASSD and Team; each may hold one team or several.
     """
     import numpy as np
 
     from evaluation.ranking import rank_teams, ranking_to_json, table_of
-    from evaluation.score_files import read_csv
+    from evaluation.score_files import read_score_file
     from evaluation.tables import rank_tables
 
     with one_line_errors():
-        table = table_of([cohort for path in scores for cohort in read_csv(path)])
+        table = table_of([cohort for path in scores for cohort in read_score_file(path)])
         ranking = rank_teams(table, np.random.default_rng(seed), samples=samples)
         if json_file is not None:
             write_text(json_file, ranking_to_json(ranking))
@@ -258,16 +258,27 @@ def run(
 
 
 def _score_and_show(
-    reference: Path, folders: Mapping[str, Path], csv_file: Path | None, json_file: Path | None, **rules: Any
+    reference: Path,
+    folders: Mapping[str, Path],
+    csv_file: Path | None,
+    json_file: Path | None,
+    *,
+    usable: bool = False,
+    **rules: Any,
 ) -> "list[CohortScores]":
-    """Score teams' folders, write the files that are asked for, and show tables and findings."""
-    from evaluation.cohort import score_cohorts
+    """Score teams' folders, write the files that are asked for, and show tables and findings.
+
+    With `usable`, folders without one usable prediction are refused.
+    """
+    from evaluation.cohort import refuse_unusable, score_cohorts
     from evaluation.score_files import write_scores
     from evaluation.tables import findings, score_table
 
     with one_line_errors():
         with case_progress("scoring") as on_case:
             cohorts = score_cohorts(reference, folders, on_case=on_case, **rules)
+        if usable:
+            refuse_unusable(cohorts)
         write_scores(cohorts, csv_file, json_file)
     for cohort in cohorts:
         click.echo(score_table(cohort))

@@ -97,6 +97,21 @@ class CohortScores:
         return [result for result in self.results if result.problem is not None and result.case not in self.missing]
 
 
+def refuse_unusable(cohorts: Sequence[CohortScores]) -> None:
+    """Refuse cohorts without one usable prediction among them: a table of zeros would look like a bad method.
+
+    Raises:
+        ValueError: every case of every cohort is missing, refused, or without a usable reference.
+    """
+    problems = [result.problem for cohort in cohorts for result in cohort.results]
+    if all(problems):
+        folders = ", ".join(str(cohort.metadata.prediction) for cohort in cohorts)
+        raise ValueError(
+            f"{folders}: expected label maps named {{case}}{LABEL_SUFFIX} of the reference's cases, got none that can "
+            f"be used; e.g. {problems[0]}"
+        )
+
+
 def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
     """Tell whose predictions a folder holds: one team's label maps, or one folder of label maps per team.
 

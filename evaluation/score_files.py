@@ -98,13 +98,23 @@ def read_score_files(paths: Sequence[Path]) -> list[CohortScores]:
     """
     cohorts: dict[str, CohortScores] = {}
     for path in paths:
-        for cohort in _read_json(path) if path.suffix.lower() == ".json" else read_csv(path):
+        for cohort in read_score_file(path):
             if cohort.team in cohorts:
                 raise ValueError(
                     f"{path.name}: expected each team once, got {cohort.team} again; leave out one of its files"
                 )
             cohorts[cohort.team] = cohort
     return list(cohorts.values())
+
+
+def read_score_file(path: Path) -> list[CohortScores]:
+    """Read a score file, JSON or CSV by its ending, as one cohort per team in the order of the file.
+
+    Raises:
+        ValueError: it is no score file.
+        OSError: it cannot be read.
+    """
+    return _read_json(path) if path.suffix.lower() == ".json" else read_csv(path)
 
 
 def _read_json(path: Path) -> list[CohortScores]:

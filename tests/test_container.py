@@ -113,7 +113,7 @@ class TestPredict:
         shutil.copytree(phantoms / "target_validation", folders[0], dirs_exist_ok=True)
         code, log = run(engine, image, folders)
         assert code == 0, log
-        assert len(list(folders[1].iterdir())) == 2
+        assert len(list(folders[1].glob("*_Label.nii.gz"))) == 2
         assert "2/2 crossmoda_" in log
         check_labels(folders)
 

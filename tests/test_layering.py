@@ -47,12 +47,12 @@ INSIDE = {
     "pipeline.data": [
         ["cases", "components", "intensities", "patches"],
         ["dataset", "preprocessing", "sampling"],
-        ["cache"],
+        ["cache", "known"],
     ],
     "pipeline.model": [["domain", "losses", "mind", "rules", "shipped"], ["enet"], ["weights"]],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [
-        ["postprocessing", "sliding_window", "picture", "target_statistics"],
+        ["postprocessing", "sliding_window", "picture", "target_statistics", "plausibility", "results"],
         ["segment"],
         ["submission"],
         ["cli"],
@@ -81,7 +81,7 @@ INSIDE = {
         ["worker"],
         ["cli"],
     ],
-    "crossmoda_grl": [["reproduction"], ["__main__"]],
+    "crossmoda_grl": [["reproduction", "segmenting", "evaluating"], ["__init__", "__main__"]],
 }
 # What the participant's side may use of the organiser's.
 SHARED = {"evaluation.metrics", "evaluation.outlines"}

@@ -1,12 +1,18 @@
 """The wheel: every package and the shipped weights are in it, and are found wherever it is installed."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipeline.model.shipped import DEFAULT_WEIGHTS, shipped_sets
 
@@ -61,6 +67,35 @@ def test_an_installation_in_any_folder_finds_its_weights(installed, tmp_path):
     assert Path(package).is_relative_to(installed)
     assert Path(folder) == installed / "pipeline" / "weights" / DEFAULT_WEIGHTS
     assert sets == sorted(p.name for p in (ROOT / "weights").iterdir())
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name != "dev"}
+    needs = [*project["dependencies"], *(need for extra in extras.values() for need in extra)]
+    declared = {re.match(r"[\w-]+", need).group().lower() for need in needs}
+    modules = packages_distributions()
+    for path in (p for name in SOURCES if name != "weights" for p in (ROOT / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in names} - {*SOURCES, *sys.stdlib_module_names}:
+                owners = {owner.lower() for owner in modules.get(top, [top])}
+                assert owners & declared, (
+                    f"{path.relative_to(ROOT)} imports {top}, which pyproject.toml does not declare"
+                )
+
+
+def test_the_locked_versions_lie_in_the_declared_ranges():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = {canonicalize_name(n): v for n, _, v in (line.partition("==") for line in lines if "==" in line)}
+    needs = [Requirement(n) for group in project["optional-dependencies"].values() for n in group]
+    needs += [Requirement(need) for need in project["dependencies"]]
+    for need in needs:
+        if need.name != project["name"]:
+            assert need.specifier.contains(locked[canonicalize_name(need.name)]), need
+    assert all(Requirement(need).specifier for need in project["dependencies"]), "without a floor"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -34,13 +34,24 @@ def read_scan(path: Path) -> sitk.Image:
     Raises:
         CaseError: as `challenge.nifti.read_image`; also for voxels beyond float32's range, and for a constant volume.
     """
-    image = sitk.Cast(read_image(path), sitk.sitkFloat32)
+    return as_scan(read_image(path), path.name)
+
+
+def as_scan(image: sitk.Image, name: str) -> sitk.Image:
+    """Return an image as a 3-D float32 scan, checked; `name` is how a message calls it.
+
+    Raises:
+        CaseError: not 3-D, not scalar, constant, or voxels that are not finite or beyond float32's range.
+    """
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise CaseError(f"{name}: expected a 3-D scan of one value a voxel, got {image.GetDimension()}-D; split it")
+    image = sitk.Cast(image, sitk.sitkFloat32)
     voxels = sitk.GetArrayViewFromImage(image)
     lowest, highest = float(voxels.min()), float(voxels.max())
     if not np.isfinite([lowest, highest]).all():
-        raise CaseError(f"{path.name}: expected voxels in float32's range, got larger ones; rescale the scan")
+        raise CaseError(f"{name}: expected voxels in float32's range, got others; rescale the scan")
     if lowest == highest:
-        raise CaseError(f"{path.name}: expected a scan with contrast, got {lowest:g} in every voxel; check the export")
+        raise CaseError(f"{name}: expected a scan with contrast, got {lowest:g} in every voxel; check the export")
     return image
 
 
@@ -78,14 +89,19 @@ def image_from(array: NDArray[np.generic], like: sitk.Image) -> sitk.Image:
     return image
 
 
-def write_labels(labels: NDArray[np.uint8], native: sitk.Image, path: Path) -> None:
+def write_labels(labels: NDArray[np.uint8], native: sitk.Image, path: Path, note: str = "") -> None:
     """Write a label map `(D, H, W)` uint8 on the grid of the scan `native`. The file is complete or absent.
+
+    `note`, of at most 79 characters, becomes the header's `descrip`.
 
     Raises:
         ValueError: the labels' shape differs from the scan's.
         OSError: the file cannot be written.
     """
-    write_image(image_from(labels, native), path)
+    image = image_from(labels, native)
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
+    write_image(image, path)
 
 
 def volumes_mm3(

@@ -20,7 +20,7 @@ from pipeline.config import COMPONENTS, OURS
 from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 if TYPE_CHECKING:
-    from pipeline.inference.submission import CaseResult
+    from pipeline.inference.results import CaseResult
 
 _FOLDER = click.Path(path_type=Path)
 _PLAIN_WIDTH = 120  # of a table that does not go to a terminal
@@ -95,11 +95,17 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
     help="First re-estimate batch norm's statistics on the scans of --input, without labels; beyond the paper.",
 )
 @_postprocessing_options
-def predict(**options: Any) -> None:
+@click.option("--strict", is_flag=True, help="Exit with 1 if a case has a warning.")
+def predict(strict: bool, **options: Any) -> None:
     """Segment a folder of hrT2 scans: label maps (1 VS, 2 cochlea) on the scans' own grids.
+
+    Label maps that cannot be right, and scans unlike those of the training, are told as warnings.
+    OUTPUT/predictions.json and .csv keep what is known of each case. Image files that have almost a scan's name count
+    as failed cases.
 
     Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
     """
+    from pipeline.inference.results import PredictionsError
     from pipeline.inference.submission import (
         PredictOptions,
         SubmissionError,
@@ -117,14 +123,15 @@ def predict(**options: Any) -> None:
             tell(str(submission))
             submission = adapted_to_cohort(submission, tell)
             outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
-            results = list(_shown(outcomes, total=len(submission.scans)))
-    except (SubmissionError, WeightsError, DeviceError) as error:
+            results = list(_shown(outcomes, total=len(submission.scans) + len(submission.near_misses)))
+    except (SubmissionError, WeightsError, DeviceError, PredictionsError) as error:
         raise click.ClickException(str(error)) from error
     except Interrupted as interrupted:
         _progress.print(f"interrupted by {interrupted}; finished label maps are complete, --skip-existing resumes")
         sys.exit(interrupted.exit_code)
     _print_results(results)
-    if _print_failures(results):
+    warned = _print_warnings(results)
+    if _print_failures(results) or (strict and warned):
         sys.exit(1)
 
 
@@ -143,6 +150,8 @@ def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult
         task = bar.add_task("segmenting", total=total)
         for number, outcome in enumerate(outcomes, 1):
             _progress.print(_line(number, total, outcome), markup=False)
+            for warning in outcome.warnings:
+                _progress.print(f"  warning: {warning}", markup=False)
             bar.advance(task)
             yield outcome
 
@@ -153,8 +162,7 @@ def _line(number: int, total: int, outcome: "CaseResult") -> str:
         return f"{line} FAILED: {outcome.error}"
     if outcome.skipped:
         return f"{line} skipped, {label_file(outcome.case)} is there"
-    empty = [structure.title for structure, volume in outcome.volumes_mm3.items() if volume == 0]
-    return f"{line} (no voxel of {' and '.join(empty)})" if empty else line
+    return line
 
 
 def _print_results(results: "Sequence[CaseResult]") -> None:
@@ -163,13 +171,25 @@ def _print_results(results: "Sequence[CaseResult]") -> None:
     for column in table.columns[3:]:
         column.justify = "right"
     for result in results:
-        if result.geometry is not None:
-            size = " x ".join(map(str, result.geometry.size_xyz))
-            spacing = " x ".join(f"{s:.3g}" for s in result.geometry.spacing_mm)
+        if result.volumes_mm3 and not result.skipped:
+            size = " x ".join(map(str, result.size_xyz))
+            spacing = " x ".join(f"{s:.3g}" for s in result.spacing_mm)
             volumes = (f"{result.volumes_mm3[s]:.0f}" for s in STRUCTURES)
             table.add_row(result.case, size, spacing, f"{result.seconds:.1f}", *volumes)
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH).print(table)
+
+
+def _print_warnings(results: "Sequence[CaseResult]") -> bool:
+    """Name the cases that have warnings; return whether there are any."""
+    from challenge.quantities import counted
+
+    warned = [result for result in results if result.warnings]
+    if warned:
+        _progress.print(f"{len(warned)} of {counted(len(results), 'case')} with warnings, to be looked at before use:")
+    for result in warned:
+        _progress.print(f"  {result.case}: {'; '.join(result.warnings)}", markup=False)
+    return bool(warned)
 
 
 def _print_failures(results: "Sequence[CaseResult]") -> bool:

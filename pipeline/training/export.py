@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
+from challenge.nifti import CaseError
 from challenge.quantities import counted
 from pipeline.adaptation.statistics import reestimate_statistics
-from pipeline.config import BEST, LAST, OURS, SPLIT_PARTS
+from pipeline.config import BEST, LAST, OURS, SOURCE_TRAINING, SPLIT_PARTS, TARGET_TRAINING
 from pipeline.data.cache import normalised_volume
+from pipeline.data.known import SEEN, measure_labels, measure_scans
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import PostProcessing
@@ -96,8 +98,26 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         rules = PostProcessing(components=OURS.components[structure], fill_holes=True)
         card["postprocessing"] = rules.as_card()
         card["departures_from_paper"]["postprocessing"] = f"{rules.components} component, holes filled"
+    card[SEEN] = _seen(structure, settings, phase, with_target=options.target_statistics)
     card["scores"] |= options.scores
     return save_weights(out, structure, network, card, window=window)
+
+
+def _seen(structure: Structure, settings: Mapping[str, Any], phase: Phase, *, with_target: bool) -> dict[str, Any]:
+    """Return what the weights have seen, for the card: the target's scans if they have, and else the source's.
+
+    Data that are gone, or that an older run did not record, do not stop the export: the card says so.
+    """
+    with_target |= TARGET_TRAINING in phase.reads
+    part, recorded = (TARGET_TRAINING, "target_scans") if with_target else (SOURCE_TRAINING, "source_scans")
+    labels, scans = (list(map(Path, settings["record"].get(name, {}).values())) for name in ("source_labels", recorded))
+    if not (labels and scans):
+        return {"not_measured": "the run does not record where its scans and label maps are"}
+    try:
+        return {"label_volumes_mm3": measure_labels(labels, structure), "scans": measure_scans(scans, part)}
+    except CaseError:
+        # Its message can name folders of this machine, which are nothing for a card.
+        return {"not_measured": "the run's scans or label maps can no longer be read"}
 
 
 def _with_target_statistics(network: ENet3d, settings: Mapping[str, Any], window: int) -> tuple[ENet3d, str]:

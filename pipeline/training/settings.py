@@ -89,6 +89,8 @@ class RunPlan:
             "departures": self.departures(phase),
             "data": str(self.data),
             "cohort_folders": {p: str(cases[0].cohort_folder) for p, cases in self.data.parts.items() if cases},
+            "source_scans": {case.case: str(case.scan.resolve()) for case in self.data.source_training},
+            "source_labels": {c.case: str(c.labels.resolve()) for c in self.data.source_training if c.labels},
             "target_scans": {case.case: str(case.scan.resolve()) for case in self.data.target_training},
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(device),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from crossmoda_grl.__main__ import main
 from evaluation.cohort import score_cohorts, summarise, team_folders
 from evaluation.score_files import read_csv
 from evaluation.scoring import Status, score_case
@@ -237,3 +239,34 @@ class TestLinks:
         (folders.root / "link").symlink_to(folders.prediction)
         [cohort] = score_cohorts(folders.reference, team_folders(folders.root / "link"))
         assert cohort.results[0].structures["vs"].status is Status.SCORED
+
+
+def test_folders_without_a_usable_prediction_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    scores = tmp_path / "scores.json"
+    command = ["evaluate", "score", "--reference", str(folders.reference), "--prediction", str(folders.prediction)]
+    for path in folders.prediction.iterdir():
+        path.write_bytes(b"no NIfTI")
+    refused = CliRunner().invoke(main, [*command, "--json", str(scores)])
+    assert refused.exit_code == 1
+    assert f"{folders.prediction}: expected label maps named {{case}}_Label.nii.gz" in refused.stderr
+    assert (refused.stdout, scores.exists()) == ("", False)
+    for path in folders.prediction.iterdir():
+        path.unlink()
+    assert "got none that can be used" in CliRunner().invoke(main, command).stderr
+    # One of two is enough: the other counts as empty.
+    write(folders.predicted(), labels())
+    one = CliRunner().invoke(main, [*command, "--json", str(scores)])
+    assert one.exit_code == 1
+    assert scores.exists()
+    assert "got none that can be used" not in one.stderr
+
+
+def test_rank_takes_json_and_csv_alike(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    command = ["evaluate", "score", "--reference", str(folders.reference), "--prediction", str(folders.prediction)]
+    files = [str(tmp_path / name) for name in ("scores.json", "scores.csv")]
+    assert CliRunner().invoke(main, [*command, "--json", files[0], "--csv", files[1]]).exit_code == 0
+    ranked = [CliRunner().invoke(main, ["evaluate", "rank", file, "--samples", "9"]) for file in files]
+    assert [result.exit_code for result in ranked] == [0, 0], ranked[0].output
+    assert ranked[0].stdout == ranked[1].stdout

@@ -1,18 +1,24 @@
 """The predict command as a user meets it: a folder in, a folder out, and everything that can be wrong with either."""
 
 import contextlib
+import csv
 import gzip
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
+from scipy import ndimage
 
 from challenge.contract import STRUCTURES
 from challenge.files import only_writer
@@ -64,11 +70,21 @@ def command(folders, weights, *more):
     return [sys.executable, "-m", "crossmoda_grl", *arguments(folders, weights, *more)]
 
 
+def record(folders):
+    return json.loads((folders[1] / "predictions.json").read_text(encoding="utf-8"))["cases"]
+
+
 def scan(folder, case, *edits, array=None, **geometry):
     path = write_scan(folder / f"{case}_hrT2.nii.gz", array, **geometry)
     for edit in edits:
         edit_header(path, edit)
     return path
+
+
+def labels_in(folder):
+    """The files of an output folder, but for the record of the results."""
+    assert {"predictions.csv", "predictions.json"} <= set(os.listdir(folder))
+    return sorted(set(os.listdir(folder)) - {"predictions.csv", "predictions.json"})
 
 
 def label_of(folders, case):
@@ -97,7 +113,7 @@ def test_label_maps_are_uint8_on_the_scans_own_grids(folders, weights):
     scan(folders[0], "crossmoda2022_etz_7", direction=FLIPPED, array=noise((5, 33, 7), dtype="float64"))
     result = predict(folders, weights)
     assert result.exit_code == 0, result.output
-    assert sorted(os.listdir(folders[1])) == [
+    assert labels_in(folders[1]) == [
         "crossmoda2022_etz_7_Label.nii.gz",
         "crossmoda_211_Label.nii.gz",
         "crossmoda_212_Label.nii.gz",
@@ -120,9 +136,11 @@ def test_output_is_lines_on_stderr_and_a_table_on_stdout(folders, weights):
     result = predict(folders, weights)
     lines = result.stderr.splitlines()
     assert lines[0] == f"2 scans in {folders[0]}, weights from {weights}, on cpu"
-    assert lines[1] == f"ignored in {folders[0]}: notes.txt"
-    assert lines[2].startswith("1/2 crossmoda_211 ")
-    assert lines[3].startswith("2/2 crossmoda_212 ")
+    assert lines[1] == "weights: their card does not say what they were trained on"
+    assert lines[2].startswith("the cards of VS and Cochlea do not say what is usual")
+    assert lines[3] == f"ignored in {folders[0]}: notes.txt"
+    assert lines[4].startswith("1/2 crossmoda_211 ")
+    assert [line for line in lines if line.startswith("2/2 crossmoda_212 ")]
     assert "16 x 20 x 12" in result.stdout
     assert "0.5 x 0.5 x 1.5" in result.stdout
     assert "VS mm3" in result.stdout
@@ -159,10 +177,12 @@ def test_bad_scan_is_told_and_loses_no_other(folders, weights, name):
     make(folders[0] / "crossmoda_2_hrT2.nii.gz")
     result = predict(folders, weights)
     assert result.exit_code == 1
-    assert sorted(os.listdir(folders[1])) == ["crossmoda_1_Label.nii.gz", "crossmoda_3_Label.nii.gz"]
+    assert labels_in(folders[1]) == ["crossmoda_1_Label.nii.gz", "crossmoda_3_Label.nii.gz"]
     assert "1 of 3 cases failed:" in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last.strip().startswith("crossmoda_2_hrT2.nii.gz: ")
+    assert record(folders)["crossmoda_2"]["error"] == last.strip()
+    assert record(folders)["crossmoda_3"]["error"] is None
     assert "expected" in last
     assert message in last
 
@@ -335,7 +355,7 @@ def test_output_that_is_a_file_is_said_at_once(folders, weights):
 
 
 def test_full_disk_keeps_what_was_written_and_leaves_no_half(folders, weights, mounted):
-    out = mounted("size=24k")
+    out = mounted("size=64k")
     scan(folders[0], "crossmoda_1", array=noise((6, 8, 8)))
     scan(folders[0], "crossmoda_2", array=noise((60, 60, 60)))
     scan(folders[0], "crossmoda_3", array=noise((6, 8, 8)))
@@ -417,6 +437,127 @@ def test_names_are_ignored_or_shown_as_escapes(folders, weights):
     assert "\x1b[2J" not in result.stderr
 
 
+def test_the_record_has_all_that_is_known_of_a_case(folders, weights):
+    path = scan(folders[0], "crossmoda_10", spacing_mm=(0.5, 0.75, 1.5))
+    scan(folders[0], "crossmoda_9")
+    assert predict(folders, weights, "--overlap", "0.5", "--vs-components", "largest").exit_code == 0
+    cases = record(folders)
+    assert list(cases) == ["crossmoda_9", "crossmoda_10"]
+    entry = cases["crossmoda_10"]
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(label_of(folders, "crossmoda_10"))))
+    assert entry["structures"]["vs"]["volume_mm3"] == pytest.approx((labels == 1).sum() * 0.5 * 0.75 * 1.5, abs=1e-3)
+    _, pieces = ndimage.label(labels == 1, structure=np.ones((3, 3, 3)))
+    assert entry["structures"]["vs"]["components"] == pieces
+    assert entry["scan"] == {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_xyz": [16, 20, 12],
+        "spacing_mm": [0.5, 0.75, 1.5],
+    }
+    assert 0 < entry["seconds"] < 600
+    made_by = entry["made_by"]
+    assert made_by["version"] == version("crossmoda-grl")
+    assert made_by["weights"]["sha256"] == {
+        s.key: hashlib.sha256((weights / f"{s.key}.safetensors").read_bytes()).hexdigest() for s in STRUCTURES
+    }
+    assert made_by["options"]["overlap"] == 0.5
+    assert made_by["options"]["postprocessing"]["vs"]["components"] == "largest"
+    with (folders[1] / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["crossmoda_9", "crossmoda_10"]
+    assert rows[1]["scan_sha256"] == entry["scan"]["sha256"]
+    assert rows[1]["warnings"] == "; ".join(entry["warnings"])
+
+
+def test_label_maps_name_the_version(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    assert predict(folders, weights).exit_code == 0
+    header = nibabel.load(label_of(folders, "crossmoda_1")).header
+    assert header["descrip"].item().decode() == f"crossmoda-grl {version('crossmoda-grl')}"
+
+
+def test_warnings_are_told_twice_and_only_strict_minds(folders, weights):
+    """A narrow network of random weights leaves nothing that looks like one tumour and two cochleas."""
+    scan(folders[0], "crossmoda_1")
+    result = predict(folders, weights)
+    assert result.exit_code == 0
+    warnings = record(folders)["crossmoda_1"]["warnings"]
+    assert [w for w in warnings if w.startswith("Cochlea: expected one on each side")]
+    lines = result.stderr.splitlines()
+    assert all(f"  warning: {warning}" in lines for warning in warnings)
+    assert lines[-2] == "1 of 1 case with warnings, to be looked at before use:"
+    assert lines[-1] == f"  crossmoda_1: {'; '.join(warnings)}"
+    again = predict(folders, weights, "--strict", "--skip-existing")
+    assert again.exit_code == 1
+    assert again.stderr.splitlines()[-1] == lines[-1]
+
+
+def test_near_misses_are_failed_cases_beside_the_good_scans(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    names = ("a_hrT2.nii", "b_T2.nii.gz", "c_hrt2.nii.gz", "d.mha")
+    for name in (*names, "crossmoda_1_flair.nii.gz", "e_ceT1.nii.gz", "notes.txt"):
+        (folders[0] / name).touch()
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert labels_in(folders[1]) == ["crossmoda_1_Label.nii.gz"]
+    assert f"ignored in {folders[0]}: crossmoda_1_flair.nii.gz, e_ceT1.nii.gz, notes.txt" in result.stderr
+    told = result.stderr.split("4 of 5 cases failed:\n")[1].splitlines()
+    advice = ["compress it to a_hrT2", "rename it to b_hrT2", "rename it to c_hrT2", "convert it to d_hrT2"]
+    for line, name, what in zip(told, names, advice, strict=True):
+        assert line.strip().startswith(f"{name}: expected a scan named")
+        assert line.endswith(f"{what}.nii.gz")
+    # Once they are named well, nothing of them is left on the record.
+    for name in names:
+        (folders[0] / name).unlink()
+    assert predict(folders, weights, "--skip-existing").exit_code == 0
+    assert list(record(folders)) == ["crossmoda_1"]
+
+
+def test_a_resumed_run_adds_to_the_record(folders, weights, tmp_path):
+    for number in (1, 2):
+        scan(folders[0], f"crossmoda_{number}", array=noise((12, 20, 16), seed=number))
+    assert predict(folders, weights).exit_code == 0
+    before = record(folders)
+    scan(folders[0], "crossmoda_2", array=noise((12, 20, 16), seed=9))  # another scan on the same grid
+    scan(folders[0], "crossmoda_3")
+    other = tmp_path / "other"
+    for structure in STRUCTURES:
+        save_weights(other, structure, narrow_network(5), {"spacing_mm": 0.5}, window=WINDOW)
+    result = predict(folders, other, "--skip-existing")
+    assert result.exit_code == 0
+    after = record(folders)
+    assert after["crossmoda_1"] == before["crossmoda_1"]
+    assert f"label map of an earlier run with other weights, {weights}; remove it" in result.stderr
+    assert after["crossmoda_2"]["scan"]["sha256"] != before["crossmoda_2"]["scan"]["sha256"]
+    assert {after[f"crossmoda_{n}"]["made_by"]["weights"]["name"] for n in (2, 3)} == {str(other)}
+
+
+def test_a_label_map_without_a_record_is_examined(folders, weights):
+    scan(folders[0], "crossmoda_1")
+    assert predict(folders, weights).exit_code == 0
+    before = record(folders)["crossmoda_1"]
+    (folders[1] / "predictions.json").unlink()
+    result = predict(folders, weights, "--skip-existing")
+    assert "crossmoda_1_Label.nii.gz is there" in result.stderr
+    after = record(folders)["crossmoda_1"]
+    assert after["made_by"] is None
+    for name in ("structures", "warnings", "scan"):
+        assert after[name] == before[name]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": "other"}', '{"format": "crossmoda-grl predictions", "version": 1}']
+)
+def test_a_record_that_is_not_ours_is_left_alone(folders, weights, text):
+    scan(folders[0], "crossmoda_1")
+    folders[1].mkdir()
+    (folders[1] / "predictions.json").write_text(text)
+    result = predict(folders, weights)
+    assert result.exit_code == 1
+    assert "choose another --output, or remove the file" in result.stderr
+    assert os.listdir(folders[1]) == ["predictions.json"]
+    assert (folders[1] / "predictions.json").read_text() == text
+
+
 def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
     import pipeline.inference.submission
 
@@ -436,7 +577,7 @@ def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
     assert result.exit_code == 1
     assert "unexpected error (ZeroDivisionError: boom)" in result.stderr
     assert "Traceback" in result.stderr
-    assert os.listdir(folders[1]) == ["crossmoda_2_Label.nii.gz"]
+    assert labels_in(folders[1]) == ["crossmoda_2_Label.nii.gz"]
 
 
 def test_exhausted_memory_is_a_clear_error(folders, weights, monkeypatch):
@@ -467,7 +608,8 @@ def test_interrupted_run_keeps_finished_cases_and_nothing_of_the_one_in_work(fol
     _, errors = process.communicate(timeout=60)
     assert process.returncode == exit_code
     assert f"interrupted by {number.name}" in errors
-    assert os.listdir(folders[1]) == ["crossmoda_1_Label.nii.gz"]
+    assert labels_in(folders[1]) == ["crossmoda_1_Label.nii.gz"]
+    assert list(record(folders)) == ["crossmoda_1"]
     assert read_geometry(label_of(folders, "crossmoda_1")).size_xyz == (16, 20, 12)
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from challenge.contract import COCHLEA, STRUCTURES, VS
 from crossmoda_grl.__main__ import main
+from pipeline.data.known import known_by
 from pipeline.model.weights import load_segmenter
 from pipeline.training import supervised as training
 from pipeline.training.checkpoint import finished_checkpoint, network_of, saved_progress
@@ -161,6 +162,9 @@ def test_export_writes_what_predict_loads(trained: tuple[Path, Result], tmp_path
     assert set(card["scores"]["source_validation"]["dice"]) == {"crossmoda_96"}
     assert set(card["seconds"]) == {"phase1", "phase2"}
     assert card["machine"].endswith("torch " + torch.__version__)
+    assert card["seen"]["label_volumes_mm3"]["cases"] == 2
+    assert (card["seen"]["scans"]["part"], card["seen"]["scans"]["cases"]) == ("target_training", 2)
+    assert known_by(card).scans is not None
     assert str(runs) not in json.dumps(card)  # nor any other path of this machine
 
     first = run("export", runs / "vs", "--out", tmp_path / "first", "--phase", "supervised")
@@ -168,6 +172,7 @@ def test_export_writes_what_predict_loads(trained: tuple[Path, Result], tmp_path
     assert [p.name for p in sorted((tmp_path / "first").iterdir())] == ["vs.json", "vs.safetensors"]
     card = json.loads((tmp_path / "first" / "vs.json").read_text())
     assert card["summary"].startswith("The network of phase 1 (supervised), epoch 1 (best by source validation)")
+    assert card["seen"]["scans"]["part"] == "source_training"  # phase 1 sees no target
 
 
 def test_the_control_and_the_target_s_statistics(data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:
