@@ -133,7 +133,8 @@ def _image_of(scan: str | PathLike[str] | sitk.Image | NDArray[Any], spacing_mm:
     if is_array != (spacing_mm is not None):
         got = "an array without" if is_array else "a file or an image with"
         raise TypeError(f"segment: expected spacing_mm (z, y, x) with an array, and with nothing else, got {got} it")
-    if isinstance(scan, np.ndarray) and spacing_mm is not None:
+    if isinstance(scan, np.ndarray):
+        assert spacing_mm is not None
         return as_scan(_image_from_array(scan, spacing_mm), "array")
     if isinstance(scan, sitk.Image):
         return as_scan(scan, "image")
