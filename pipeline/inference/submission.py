@@ -233,7 +233,7 @@ def segment_folder(submission: Submission, report_bug: Callable[[str], None] = p
         for name, advice in submission.near_misses.items():
             wanted = f"{{case}}{TARGET_SUFFIX}"
             error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
-            yield recorded(submission, CaseResult(case=name, error=error))
+            yield recorded(submission, CaseResult(case=shown(name), error=shown(error)))
         for case, path in submission.scans.items():
             yield recorded(submission, predict_case(submission, case, path, report_bug))
 

@@ -139,7 +139,7 @@ def test_the_recipe_best_from_data_to_table(data: Path, tmp_path: Path, monkeypa
     result = reproduce(data, out, "--recipe", "best", "--config", str(config))
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if line.startswith("| crossmoda-grl")]
-    assert [row.split(" | ")[1] for row in rows] == ["VS", "Cochlea"]
+    assert [row.split(" | ")[1] for row in rows] == 2 * ["VS", "Cochlea"]
     *_, of_vs, of_cochlea = result.stdout.splitlines()
     assert of_vs.startswith("- VS: The network of self-training 3 (round 3 on the target's pseudo-labels)")
     assert of_cochlea.startswith("- Cochlea: The network of self-training 2")
@@ -147,7 +147,9 @@ def test_the_recipe_best_from_data_to_table(data: Path, tmp_path: Path, monkeypa
     again = reproduce(data, out, "--recipe", "best", "--config", str(config))
     assert again.exit_code == 0, again.output
     assert again.stderr.count("finished, 1 epoch") == 4 + 3
-    assert again.stdout == result.stdout
+    assert [line for line in again.stdout.splitlines() if line.startswith("|")] == [
+        line for line in result.stdout.splitlines() if line.startswith("|")
+    ]
 
 
 def test_label_maps_of_somebody_else_stay(made: tuple[Path, Result], tmp_path: Path) -> None:

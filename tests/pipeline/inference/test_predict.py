@@ -162,7 +162,7 @@ BAD_SCANS = {
     "huge": (lambda p: edit_header(p, pack("4h", DIM, 3, 10000, 10000, 10000)), "claims 1,000,000,000,000"),
     "huge once resampled": (
         lambda p: write_scan(p, noise((9, 9, 9)), spacing_mm=(999.0, 999.0, 999.0)),
-        "expected at most 536,870,912 voxels, got 17982 x 17982 x 17982",
+        "expected at most 100,663,296 voxels, got 17982 x 17982 x 17982",
     ),
     "folder": (lambda p: (p.unlink(), p.mkdir()), "expected a file, got a folder"),
     "dangling link": (lambda p: (p.unlink(), p.symlink_to("nowhere")), "got a link to nowhere, which does not exist"),
@@ -425,12 +425,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(folders, weights):
     assert "expected a folder for this process alone, got another process that writes to it" in result.stderr
 
 
-def test_names_are_ignored_or_shown_as_escapes(folders, weights):
+def test_odd_names_are_failed_cases_shown_as_escapes_and_hidden_ones_ignored(folders, weights):
     scan(folders[0], "crossmoda_1")
     for name in (b"\xff_hrT2.nii.gz", b"\x1b[2J_hrT2.nii.gz", b"._crossmoda_1_hrT2.nii.gz"):
         (folders[0] / os.fsdecode(name)).touch()
     result = predict(folders, weights)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert labels_in(folders[1]) == ["crossmoda_1_Label.nii.gz"]
+    assert "2 of 3 cases failed:" in result.stderr
     assert r"._crossmoda_1_hrT2.nii.gz" in result.stderr
     assert r"\xff_hrT2.nii.gz" in result.stderr
     assert r"\x1b[2J_hrT2.nii.gz" in result.stderr
