@@ -161,7 +161,9 @@ def _check_values(card: dict[str, Any]) -> None:
         raise ValueError(f"window: expected a multiple of {SIDE_MULTIPLE} up to {_MAX_WINDOW}, got {window!r}")
     config = card["network"]["config"]
     if not isinstance(config, dict) or not set(config) <= {"in_channels", "classes", "channels", "input"}:
-        raise ValueError(f"network: expected a configuration with in_channels, classes, channels and input, got {config!r}")
+        raise ValueError(
+            f"network: expected a configuration with in_channels, classes, channels and input, got {config!r}"
+        )
     widths = config.get("channels", [4, 4, 4])
     if [config.get("in_channels", 1), config.get("classes", 2)] != [1, 2] or not (
         isinstance(widths, list) and all(type(width) is int and 0 < width <= _MAX_CHANNELS for width in widths)

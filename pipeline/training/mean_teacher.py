@@ -82,8 +82,8 @@ def train_mean_teacher(
     state = PhaseState(structure, phase, teacher, optimiser, schedule, rng, recipe.epochs, batches_per_epoch, others)
     tell.started(state)
     if recipe.target_statistics and not state.steps_done:
-        patches = OURS.statistics_patches
-        adapted = reestimate_statistics(teacher, target, recipe.window, patches_per_volume=patches, rng=statistics_rng)
+        n = OURS.statistics_patches
+        adapted = reestimate_statistics(teacher, target, recipe.window, patches_per_volume=n, rng=statistics_rng)
         for begun in (teacher, student):
             begun.load_state_dict(adapted.state_dict())
     forward = BatchForward(student, device, execution, seed=seed)

@@ -14,7 +14,7 @@ from challenge.contract import STRUCTURES
 from crossmoda_grl import reproduction
 from crossmoda_grl.__main__ import main
 from evaluation.score_files import scores_from_json
-from pipeline.training import self_training
+from pipeline.training import epoch_end, self_training
 from tests.segmenters import found_somewhere
 
 TINY = """
@@ -131,25 +131,19 @@ def test_other_weights_leave_no_label_map_behind_and_no_references_no_table(
 
 
 def test_the_recipe_best_from_data_to_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Networks of one step find nothing that a round would keep.
-    monkeypatch.setattr(self_training, "predict_structure", found_somewhere)
+    # Networks of one step find nothing that a round would keep; and validation takes longer than all steps.
+    for module in (self_training, epoch_end):
+        monkeypatch.setattr(module, "predict_structure", found_somewhere)
     config = tmp_path / "best.toml"
     config.write_text(TINY + "smallest_volume = 0.0\nlargest_volume = 1e3\n")
-    out = tmp_path / "out"
-    result = reproduce(data, out, "--recipe", "best", "--config", str(config))
+    result = reproduce(data, tmp_path / "out", "--recipe", "best", "--config", str(config))
     assert result.exit_code == 0, result.output
-    rows = [line for line in result.stdout.splitlines() if line.startswith("| crossmoda-grl")]
-    assert [row.split(" | ")[1] for row in rows] == 2 * ["VS", "Cochlea"]
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| crossmoda-grl") and "±" in line]
+    assert [row.split(" | ")[1] for row in rows] == ["VS", "Cochlea"]
     *_, of_vs, of_cochlea = result.stdout.splitlines()
     assert of_vs.startswith("- VS: The network of self-training 3 (round 3 on the target's pseudo-labels)")
     assert of_cochlea.startswith("- Cochlea: The network of self-training 2")
     assert "training on pseudo-labels of the target, which the paper does not have" in of_vs
-    again = reproduce(data, out, "--recipe", "best", "--config", str(config))
-    assert again.exit_code == 0, again.output
-    assert again.stderr.count("finished, 1 epoch") == 4 + 3
-    assert [line for line in again.stdout.splitlines() if line.startswith("|")] == [
-        line for line in result.stdout.splitlines() if line.startswith("|")
-    ]
 
 
 def test_label_maps_of_somebody_else_stay(made: tuple[Path, Result], tmp_path: Path) -> None:

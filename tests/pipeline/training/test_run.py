@@ -19,6 +19,7 @@ from challenge.contract import VS
 from challenge.signals import Interrupted
 from pipeline.model.weights import load_segmenter
 from pipeline.training import checkpoint as checkpoints
+from pipeline.training import report
 from pipeline.training import run as runs
 from pipeline.training import supervised as training
 from pipeline.training.checkpoint import (
@@ -312,7 +313,11 @@ def test_a_second_signal_ends_at_once() -> None:
             os.kill(os.getpid(), 15)
 
 
-def test_a_network_that_sees_descriptors_is_resumed_adapted_exported_and_predicts(tmp_path: Path) -> None:
+def test_a_network_that_sees_descriptors_is_resumed_adapted_exported_and_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("draw_curves", "draw_slices"):  # they take longer than the training
+        monkeypatch.setattr(report, name, lambda *_, **__: None)
     plan = tiny_plan(epochs=1)
     plan = dataclasses.replace(
         plan, recipes={phase: with_input(recipe) for phase, recipe in plan.recipes.items()}, recipe_name="descriptors"
