@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import docker
+from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
 from challenge.signals import signals_deferred
@@ -102,7 +103,7 @@ def _make(engine: docker.DockerClient, settings: Settings, made: ExitStack) -> t
     return name, descriptor
 
 
-def _open_folder(keeper: "docker.models.containers.Container", name: str) -> int:
+def _open_folder(keeper: Container, name: str) -> int:
     deadline = time.monotonic() + _WAIT_S
     while True:
         keeper.reload()
