@@ -106,6 +106,7 @@ def predict(**options: Any) -> None:
         adapted_to_cohort,
         prepare_submission,
         segment_folder,
+        with_fastest_networks,
     )
     from pipeline.model.weights import WeightsError
     from pipeline.runtime.devices import DeviceError
@@ -115,7 +116,7 @@ def predict(**options: Any) -> None:
             submission = prepare_submission(PredictOptions(**_with_rules(options)))
             tell = partial(_progress.print, markup=False)
             tell(str(submission))
-            submission = adapted_to_cohort(submission, tell)
+            submission = with_fastest_networks(adapted_to_cohort(submission, tell), tell)
             outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
             results = list(_shown(outcomes, total=len(submission.scans)))
     except (SubmissionError, WeightsError, DeviceError) as error:

@@ -19,12 +19,15 @@ from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, wri
 from challenge.quantities import counted
 from pipeline.config import OURS
 from pipeline.data.cases import find_scans, image_from, read_scan, volumes_mm3, write_labels
+from pipeline.inference.compiled import fastest_form
+from pipeline.inference.overlapped import overlapped
 from pipeline.inference.segment import Segmentation, segment_case
 from pipeline.inference.target_statistics import with_cohort_statistics
 from pipeline.model.rules import PostProcessing, rules_of
 from pipeline.model.shipped import weights_folder, weights_name
 from pipeline.model.weights import Segmenter, load_segmenter
 from pipeline.runtime.allocator import keep_large_blocks
+from pipeline.runtime.cores import use_available_cores
 from pipeline.runtime.devices import is_out_of_memory, pick_device
 
 PROBABILITIES_FOLDER = "probabilities"
@@ -96,6 +99,7 @@ def prepare_submission(options: PredictOptions) -> Submission:
         DeviceError: as `pipeline.runtime.devices.pick_device`.
     """
     keep_large_blocks()
+    use_available_cores()
     scans, ignored = find_submission_scans(options.input_folder)
     check_writable(options.output_folder)
     device, weights = pick_device(options.device), weights_folder(options.weights)
@@ -112,6 +116,14 @@ def adapted_to_cohort(submission: Submission, tell: Callable[[str], None]) -> Su
     if not submission.options.target_statistics:
         return submission
     return replace(submission, segmenters=with_cohort_statistics(submission.segmenters, submission.scans, tell))
+
+
+def with_fastest_networks(submission: Submission, tell: Callable[[str], None]) -> Submission:
+    """Return the submission with its networks compiled where that is possible; the last step before it is segmented.
+
+    `tell` takes a line for every network that runs uncompiled.
+    """
+    return replace(submission, segmenters=[fastest_form(s, tell) for s in submission.segmenters])
 
 
 def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -154,25 +166,58 @@ def check_writable(output_folder: Path) -> None:
         ) from error
 
 
+@dataclass
+class _Case:
+    """A case on its way from scan to files; `result` is set as soon as nothing is left to do for it."""
+
+    case: str
+    path: Path
+    labels_path: Path
+    image: sitk.Image | None = None
+    segmentation: Segmentation | None = None
+    result: CaseResult | None = None
+    seconds: float = 0.0
+
+
+_Stage = Callable[[Submission, _Case], CaseResult | None]
+
+
 def segment_folder(submission: Submission, report_bug: Callable[[str], None] = print) -> Iterator[CaseResult]:
-    """Segment a submission's scans one after the other; yield each case's outcome.
+    """Segment a submission's scans in order; yield each case's outcome.
+
+    While one scan is segmented, the next one is read, and the last one's files are written if that takes long.
 
     A failed case leaves no file, and the next case follows. An interruption (`BaseException`) leaves the complete files
     of the finished cases. `report_bug` receives the traceback of an unexpected error.
     """
-    for case, path in submission.scans.items():
-        started = time.monotonic()
-        result = _outcome(submission, case, path, report_bug)
-        yield replace(result, case=case, seconds=time.monotonic() - started)
+
+    def timed(stage: _Stage) -> Callable[..., _Case]:
+        def run(case: _Case, _: _Case | None = None) -> _Case:
+            started = time.monotonic()
+            if case.result is None:
+                case.result = _outcome(stage, submission, case, report_bug)
+            case.seconds += time.monotonic() - started
+            return case
+
+        return run
+
+    output = submission.options.output_folder
+    cases = (_Case(case, path, output / label_file(case)) for case, path in submission.scans.items())
+    for done in overlapped(cases, timed(_read), timed(_segment), timed(_write)):
+        yield replace(done.result or CaseResult(), case=done.case, seconds=done.seconds)
 
 
-def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable[[str], None]) -> CaseResult:
+def _outcome(
+    stage: _Stage, submission: Submission, case: _Case, report_bug: Callable[[str], None]
+) -> CaseResult | None:
+    """Run a stage of a case; return the case's result if that was its last one, or if it failed."""
+    path = case.path
     try:
-        return _segment(submission, path, submission.options.output_folder / label_file(case))
+        return stage(submission, case)
     except CaseError as error:
         return CaseResult(error=str(error))
     except OSError as error:
-        return CaseResult(error=f"{case}: expected to write its files, got: {error}; check space and permissions")
+        return CaseResult(error=f"{case.case}: expected to write its files, got: {error}; check space and permissions")
     except Exception as error:  # noqa: BLE001  whatever happens, the other cases follow; the traceback is shown
         if is_out_of_memory(error):
             advice = "crop the scan, or use a machine with more memory"
@@ -181,16 +226,28 @@ def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable
         return CaseResult(error=f"{path.name}: unexpected error ({type(error).__name__}: {error}); please report it")
 
 
-def _segment(submission: Submission, path: Path, labels_path: Path) -> CaseResult:
-    options = submission.options
-    if options.skip_existing and _is_done(path, labels_path):
+def _read(submission: Submission, case: _Case) -> CaseResult | None:
+    if submission.options.skip_existing and _is_done(case.path, case.labels_path):
         return CaseResult(skipped=True)
-    image = read_scan(path)
+    case.image = read_scan(case.path)
+    return None
+
+
+def _segment(submission: Submission, case: _Case) -> None:
+    assert case.image is not None
+    overlap = submission.options.overlap
     try:
-        segmentation = segment_case(image, submission.segmenters, rules=submission.rules, overlap=options.overlap)
+        case.segmentation = segment_case(case.image, submission.segmenters, rules=submission.rules, overlap=overlap)
     except CaseError as error:
-        raise CaseError(f"{path.name}: {error}") from error
-    _write(segmentation, image, labels_path, save_probabilities=options.save_probabilities)
+        raise CaseError(f"{case.path.name}: {error}") from error
+
+
+def _write(submission: Submission, case: _Case) -> CaseResult:
+    image, segmentation = case.image, case.segmentation
+    assert image is not None
+    assert segmentation is not None
+    case.image = case.segmentation = None  # another case may be in memory already
+    _write_files(segmentation, image, case.labels_path, save_probabilities=submission.options.save_probabilities)
     return CaseResult(geometry=geometry_of(image), volumes_mm3=volumes_mm3(segmentation.labels, image, STRUCTURES))
 
 
@@ -204,7 +261,7 @@ def _is_done(scan: Path, labels: Path) -> bool:
         return False
 
 
-def _write(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
+def _write_files(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
     """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
     written: list[Path] = []
     try:

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from challenge.contract import Structure
 from challenge.files import written_whole
+from pipeline.config import OURS
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import rules_of
 from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
@@ -38,6 +39,11 @@ class Segmenter:
     window: int
     device: torch.device
     card: dict[str, Any]
+
+    @property
+    def windows_per_pass(self) -> int:
+        """Return how many windows go through the network at once."""
+        return OURS.windows_per_pass[self.structure]
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the structure's probability `(N, D, H, W)` float32 for normalised windows `(N, 1, D, H, W)`."""

@@ -99,8 +99,10 @@ def test_output_is_lines_on_stderr_and_a_table_on_stdout(folders, weights):
     lines = result.stderr.splitlines()
     assert lines[0] == f"2 scans in {folders[0]}, weights from {weights}, on cpu"
     assert lines[1] == f"ignored in {folders[0]}: notes.txt"
-    assert lines[2].startswith("1/2 crossmoda_211 ")
-    assert lines[3].startswith("2/2 crossmoda_212 ")
+    assert lines[2].startswith("VS: network runs uncompiled and slower: none is compiled; crossmoda-grl compile")
+    assert lines[3].startswith("Cochlea: network runs uncompiled")
+    assert lines[4].startswith("1/2 crossmoda_211 ")
+    assert lines[5].startswith("2/2 crossmoda_212 ")
     assert "16 x 20 x 12" in result.stdout
     assert "0.5 x 0.5 x 1.5" in result.stdout
     assert "VS mm3" in result.stdout
