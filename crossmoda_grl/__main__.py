@@ -17,6 +17,11 @@ COMMANDS = {
         "predict",
         "Segment a folder of hrT2 scans: label maps on the scans' own grids.",
     ),
+    "compile": (
+        "pipeline.inference.compile_cli",
+        "compile_networks",
+        "Compile the networks for this machine's CPU, so that predict takes less time.",
+    ),
     "picture": ("pipeline.inference.cli", "picture", "Draw label maps as outlines on their scans."),
     "train": ("pipeline.training.cli", "train", "Train the paper's two phases; the same command resumes a run."),
     "export": ("pipeline.training.cli", "export", "Write a training run's networks in the form that predict loads."),

@@ -24,6 +24,7 @@ class ThresholdSegmenter:
     high: float
     window: int = WINDOW
     device: torch.device = CPU
+    windows_per_pass: int = 2
     card: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:

@@ -26,10 +26,10 @@ from challenge.contract import Structure
 from challenge.files import written_whole
 from challenge.nifti import CaseError
 from pipeline.config import PAPER
-from pipeline.data import cases, preprocessing
+from pipeline.data import cases, preprocessing, resampling
 from pipeline.data.cases import array_from, read_mask, read_scan
 from pipeline.data.dataset import TrainingCase
-from pipeline.data.preprocessing import normalise, resample_to_spacing
+from pipeline.data.preprocessing import array_at_spacing, normalise, resample_to_spacing
 from pipeline.data.sampling import TrainingVolume
 from pipeline.runtime.checksums import DamagedFileError, check_seal, seal
 
@@ -40,7 +40,7 @@ def normalised_volume(scan: Path, spacing_mm: float = PAPER.spacing_mm) -> NDArr
     Raises:
         CaseError: as `pipeline.data.cases.read_scan`.
     """
-    return normalise(array_from(resample_to_spacing(read_scan(scan), spacing_mm)))
+    return normalise(array_at_spacing(read_scan(scan), spacing_mm), in_place=True)
 
 
 def structure_mask(labels: Path, structure: Structure, spacing_mm: float = PAPER.spacing_mm) -> NDArray[np.bool_]:
@@ -147,7 +147,7 @@ def _mapped(path: Path) -> NDArray[Any] | None:
 @functools.cache
 def _code() -> str:
     """Return a digest of the code that computes voxels, so that no one has to remember to raise a version number."""
-    made_by: list[Any] = [headers, nifti, cases, preprocessing, normalised_volume, structure_mask]
+    made_by: list[Any] = [headers, nifti, cases, preprocessing, resampling, normalised_volume, structure_mask]
     sources = [inspect.getsource(part) for part in made_by]
     return hashlib.sha256("".join([*sources, sitk.Version_VersionString()]).encode()).hexdigest()
 

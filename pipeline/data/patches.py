@@ -6,6 +6,7 @@ from itertools import product
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Shape = tuple[int, int, int]
@@ -141,23 +142,43 @@ def divide(volume: NDArray[np.float32], boxes: Iterable[Box]) -> Iterator[NDArra
 
 
 class WeightedMean:
-    """Puts windows together again: a running weighted mean at every voxel, in two float32 volumes.
+    """Puts windows together again: a running weighted mean at every voxel, float32.
 
     Each window moves the mean towards its own value by its share of the total weight. So where all windows agree, the
     mean is exactly their value; a weighted sum divided by the sum of weights would be rounded.
+
+    The windows come in the order of `windows`. So the total weight is only kept of as many slices as a window has.
     """
 
     def __init__(self, shape: Shape, weights: NDArray[np.float32]) -> None:
         """Start with no window; every window will have the same `weights` `(d, h, w)`, all above 0."""
-        self._weights = weights
+        self._weights = torch.from_numpy(weights)
         self._mean = np.zeros(shape, dtype=np.float32)
-        self._total = np.zeros(shape, dtype=np.float32)
+        self._total = torch.zeros(weights.shape[0], *shape[1:])
+        self._first = 0  # the slice of the volume that is the first of `_total`
 
-    def add(self, box: Box, window: NDArray[np.float32]) -> None:
-        """Add the values `(d, h, w)` of the window that lies in `box`."""
-        mean, total = self._mean[box.slices], self._total[box.slices]
+    def add(self, box: Box, window: torch.Tensor) -> None:
+        """Add the values `(d, h, w)` float32 of the window that lies in `box`; they are overwritten.
+
+        Raises:
+            ValueError: a window begins before the last one, along z.
+        """
+        self._go_to(box.start[0])
+        _, y, x = box.slices
+        total, mean = self._total[:, y, x], torch.from_numpy(self._mean[box.slices])
         total += self._weights
-        mean += (window - mean) * (self._weights / total)
+        window -= mean
+        mean.addcmul_(window, self._weights / total)
+
+    def _go_to(self, first: int) -> None:
+        """Forget the total weights of the slices before `first`: no further window reaches them."""
+        if first < self._first:
+            raise ValueError(f"windows: expected one that begins at slice {self._first} or later, got {first}")
+        kept = max(0, len(self._total) - (first - self._first))
+        if first > self._first:
+            self._total[:kept] = self._total[len(self._total) - kept :].clone()
+            self._total[kept:] = 0
+        self._first = first
 
     def volume(self) -> NDArray[np.float32]:
         """Return the means `(D, H, W)`; a voxel in no window is 0."""

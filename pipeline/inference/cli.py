@@ -105,13 +105,14 @@ def predict(strict: bool, **options: Any) -> None:
 
     Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
     """
+    from pipeline.inference.folder import segment_folder
     from pipeline.inference.results import PredictionsError
     from pipeline.inference.submission import (
         PredictOptions,
         SubmissionError,
         adapted_to_cohort,
         prepare_submission,
-        segment_folder,
+        with_fastest_networks,
     )
     from pipeline.model.weights import WeightsError
     from pipeline.runtime.devices import DeviceError
@@ -121,7 +122,7 @@ def predict(strict: bool, **options: Any) -> None:
             submission = prepare_submission(PredictOptions(**_with_rules(options)))
             tell = partial(_progress.print, markup=False)
             tell(str(submission))
-            submission = adapted_to_cohort(submission, tell)
+            submission = with_fastest_networks(adapted_to_cohort(submission, tell), tell)
             outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
             results = list(_shown(outcomes, total=len(submission.scans) + len(submission.near_misses)))
     except (SubmissionError, WeightsError, DeviceError, PredictionsError) as error:

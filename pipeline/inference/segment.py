@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from challenge.contract import Structure
 from pipeline.config import OURS, PAPER
-from pipeline.data.cases import array_from, image_from, left_right_axis
-from pipeline.data.preprocessing import normalise, resample_like, resample_to_spacing
+from pipeline.data.cases import left_right_axis
+from pipeline.data.preprocessing import array_at_spacing, array_back, normalise
 from pipeline.inference.postprocessing import merge
 from pipeline.inference.sliding_window import predict_volume
 from pipeline.model.rules import PostProcessing, rules_of
@@ -49,13 +49,14 @@ def segment_case(
     Source: Kondo 2021, Sections 2 and 3.
     """
     rules = {s.structure: rules_of(s.card) for s in segmenters} | dict(rules or {})
-    resampled = resample_to_spacing(image, PAPER.spacing_mm)
-    volume = normalise(array_from(resampled))
+    volume = normalise(array_at_spacing(image, PAPER.spacing_mm), in_place=True)
     probabilities = {}
     for s in segmenters:
-        mirror_axis = left_right_axis(resampled) if rules[s.structure].flip_average else None
+        mirror_axis = left_right_axis(image) if rules[s.structure].flip_average else None
         probability = predict_structure(volume, s, overlap=overlap, mirror_axis=mirror_axis)
-        probabilities[s.structure] = restore_probability(probability, resampled, native=image)
+        # Labels are decided on the scan's grid: a resampled label map would lose thin structures such as the cochlea.
+        probabilities[s.structure] = array_back(probability, PAPER.spacing_mm, native=image)
+        del probability
     x_mm, y_mm, z_mm = image.GetSpacing()
     return Segmentation(merge(probabilities, rules, (z_mm, y_mm, x_mm)), probabilities)
 
@@ -81,16 +82,6 @@ def predict_structure(
         segmenter,
         segmenter.window,
         overlap=overlap,
-        windows_per_pass=OURS.windows_per_pass[segmenter.structure],
+        windows_per_pass=segmenter.windows_per_pass,
         device=segmenter.device,
     )
-
-
-def restore_probability(
-    probability: NDArray[np.float32], resampled: sitk.Image, native: sitk.Image
-) -> NDArray[np.float32]:
-    """Resample a probability `(D, H, W)` float32 from the 0.5 mm grid to the scan's own.
-
-    Labels are decided after this step: a resampled label map would lose thin structures such as the cochlea.
-    """
-    return array_from(resample_like(image_from(probability, resampled), native))

@@ -31,13 +31,13 @@ def predict_volume(
     """Predict a volume `(D, H, W)` window by window; return one float32 value a voxel, in the same shape.
 
     A volume smaller than the window is padded with 0, the mean of a normalised volume, and cropped back. Besides the
-    volume, memory holds two float32 volumes (the mean and its weights), two arrays of a window's size, and what the
-    predictor needs for `windows_per_pass` windows. It does not grow with the number of windows.
+    volume, memory holds the mean, a slab of weights as deep as a window, and what the predictor needs for
+    `windows_per_pass` windows. It does not grow with the number of windows.
 
     Args:
         volume: normalised voxels `(D, H, W)`, float32.
         predict_windows: takes `(N, 1, D, H, W)` float32 on `device`, N at most `windows_per_pass`; returns
-            `(N, D, H, W)`.
+            `(N, D, H, W)`, which may be overwritten.
         window: side of the cubic window in voxels, or its shape `(D, H, W)`.
         overlap: of neighbouring windows, as a fraction in [0, 1).
         weighting: "gaussian" (centres count more) or "constant".
@@ -54,9 +54,9 @@ def predict_volume(
     patches = zip(boxes, divide(padded, boxes), strict=True)
     while batch := list(islice(patches, windows_per_pass)):
         stacked = torch.from_numpy(np.stack([patch for _, patch in batch])[:, None])
-        predicted = predict_windows(stacked.to(device)).float().cpu().numpy()
+        predicted = predict_windows(stacked.to(device)).float().cpu()
         if predicted.shape != (len(batch), *shape):
-            raise ValueError(f"window predictor: expected shape {(len(batch), *shape)}, got {predicted.shape}")
+            raise ValueError(f"window predictor: expected shape {(len(batch), *shape)}, got {tuple(predicted.shape)}")
         for (box, _), values in zip(batch, predicted, strict=True):
             mean.add(box, values)
     return crop_back(mean.volume(), padding)

@@ -1,42 +1,32 @@
-"""A folder of hrT2 scans, segmented into a folder of label maps. A bad case does not stop the others.
+"""What `predict` needs before it begins: scans, an output folder that can be written, weights and what they know.
 
 Source: the challenge's contract (`challenge.contract`).
 """
 
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
 import torch
-from numpy.typing import NDArray
 
-from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, Structure, label_file, near_misses
-from challenge.files import only_writer
+from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, near_misses
 from challenge.names import shown
-from challenge.nifti import CaseError, geometry_of, read_geometry, read_image, write_image
 from challenge.quantities import counted
 from pipeline.config import OURS
-from pipeline.data.cases import find_scans, image_from, read_scan, write_labels
+from pipeline.data.cases import find_scans
 from pipeline.data.known import Known, known_by, trained_on
-from pipeline.inference.plausibility import examine
-from pipeline.inference.results import CaseResult, Predictions, sha256_of, skipped
-from pipeline.inference.segment import Segmentation, segment_case
+from pipeline.inference.compiled import fastest_form
+from pipeline.inference.results import Predictions
 from pipeline.inference.target_statistics import with_cohort_statistics
 from pipeline.model.rules import PostProcessing, rules_of
 from pipeline.model.shipped import weights_folder, weights_name
 from pipeline.model.weights import Segmenter, WeightsError, load_segmenter
 from pipeline.runtime.allocator import keep_large_blocks
-from pipeline.runtime.devices import is_out_of_memory, pick_device
-
-PROBABILITIES_FOLDER = "probabilities"
+from pipeline.runtime.cores import use_available_cores
+from pipeline.runtime.devices import pick_device
 
 
 class SubmissionError(Exception):
@@ -129,6 +119,7 @@ def prepare_submission(options: PredictOptions) -> Submission:
         PredictionsError: the output folder's record is not ours.
     """
     keep_large_blocks()
+    use_available_cores()
     scans, others = find_submission_scans(options.input_folder)
     meant = near_misses(others, scans)
     ignored = [name for name in others if name not in meant]
@@ -180,6 +171,14 @@ def adapted_to_cohort(submission: Submission, tell: Callable[[str], None]) -> Su
     return replace(submission, segmenters=with_cohort_statistics(submission.segmenters, submission.scans, tell))
 
 
+def with_fastest_networks(submission: Submission, tell: Callable[[str], None]) -> Submission:
+    """Return the submission with its networks compiled where that is possible; the last step before it is segmented.
+
+    `tell` takes a line for every network that runs uncompiled.
+    """
+    return replace(submission, segmenters=[fastest_form(s, tell) for s in submission.segmenters])
+
+
 def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Find the scans of `input_folder` by case, and the names of its other entries.
 
@@ -217,143 +216,3 @@ def check_writable(output_folder: Path) -> None:
             f"{output_folder}: expected a folder that this user can write to, got: {error.strerror or error}; "
             "change its owner, or run as another user"
         ) from error
-
-
-def segment_folder(submission: Submission, report_bug: Callable[[str], None] = print) -> Iterator[CaseResult]:
-    """Segment a submission's scans one after the other; yield each case's outcome.
-
-    A failed case leaves no label map, and the next case follows. An interruption (`BaseException`) leaves the complete
-    files of the finished cases. `report_bug` receives the traceback of an unexpected error. Near misses come first, as
-    failed cases: a patient who is silently left out is the worst outcome.
-
-    Raises:
-        SubmissionError: another process is writing to the output folder.
-    """
-    with _held(submission.options.output_folder):
-        for name, advice in submission.near_misses.items():
-            wanted = f"{{case}}{TARGET_SUFFIX}"
-            error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
-            yield recorded(submission, CaseResult(case=shown(name), error=shown(error)))
-        for case, path in submission.scans.items():
-            yield recorded(submission, predict_case(submission, case, path, report_bug))
-
-
-@contextmanager
-def _held(output_folder: Path) -> Iterator[None]:
-    """Hold the output folder: the label maps of two processes with different weights would mix."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(only_writer(output_folder))
-        except OSError as error:
-            raise SubmissionError(
-                f"{output_folder}: expected a folder for this process alone, got {error.strerror or error}; "
-                "wait for it, or choose another folder"
-            ) from error
-        yield
-
-
-def recorded(submission: Submission, result: CaseResult) -> CaseResult:
-    """Write a result to the folder's record, and return it; with an error if that is not possible.
-
-    A skipped case whose label map is on record stays there as it is.
-    """
-    if result.skipped and submission.predictions.get(result.case) is not None:
-        return result
-    try:
-        submission.predictions.add(result)
-    except OSError as error:
-        told = result.error or f"{result.case}: expected to write its record, got: {error}; check space and permissions"
-        return replace(result, error=told)
-    return result
-
-
-def predict_case(
-    submission: Submission, case: str, path: Path, report_bug: Callable[[str], None] = print
-) -> CaseResult:
-    """Segment one scan, write its label map, and return the outcome, whatever it is.
-
-    The record of the folder is only read: `recorded` writes it.
-    """
-    started = time.monotonic()
-    result = _outcome(submission, case, path, report_bug)
-    return replace(result, case=case, seconds=time.monotonic() - started)
-
-
-def _outcome(submission: Submission, case: str, path: Path, report_bug: Callable[[str], None]) -> CaseResult:
-    try:
-        return _segment(submission, case, path, submission.options.output_folder / label_file(case))
-    except CaseError as error:
-        return CaseResult(error=str(error))
-    except OSError as error:
-        return CaseResult(error=f"{case}: expected to write its files, got: {error}; check space and permissions")
-    except Exception as error:  # noqa: BLE001  whatever happens, the other cases follow; the traceback is shown
-        if is_out_of_memory(error):
-            advice = "crop the scan, or use a machine with more memory"
-            return CaseResult(error=f"{path.name}: expected to fit into memory, got: {error}; {advice}")
-        report_bug(traceback.format_exc())
-        return CaseResult(error=f"{path.name}: unexpected error ({type(error).__name__}: {error}); please report it")
-
-
-def _segment(submission: Submission, case: str, path: Path, labels_path: Path) -> CaseResult:
-    options = submission.options
-    if options.skip_existing and (done := _done_before(submission, case, path, labels_path)):
-        return skipped(done, submission.made_by)
-    image = read_scan(path)
-    try:
-        segmentation = segment_case(image, submission.segmenters, rules=submission.rules, overlap=options.overlap)
-    except CaseError as error:
-        raise CaseError(f"{path.name}: {error}") from error
-    _write(segmentation, image, labels_path, save_probabilities=options.save_probabilities)
-    return replace(_examined(submission, segmentation.labels, image, path), made_by=submission.made_by)
-
-
-def _examined(submission: Submission, labels: NDArray[np.uint8], image: sitk.Image, path: Path) -> CaseResult:
-    findings, geometry = examine(labels, image, submission.known), geometry_of(image)
-    return CaseResult(
-        scan_sha256=sha256_of(path),
-        size_xyz=geometry.size_xyz,
-        spacing_mm=geometry.spacing_mm,
-        volumes_mm3=findings.volumes_mm3,
-        components=findings.components,
-        unlikeness=findings.unlikeness,
-        warnings=findings.warnings,
-    )
-
-
-def _done_before(submission: Submission, case: str, path: Path, labels_path: Path) -> CaseResult | None:
-    """Return what is known of a case that has a whole label map of this scan; None if it has none.
-
-    A label map that no record tells of, of an older version or a run that was killed, is examined here.
-    """
-    if not labels_path.exists():
-        return None
-    try:
-        if not read_geometry(labels_path).same_place(read_geometry(path)):
-            return None
-        labels = sitk.GetArrayFromImage(read_image(labels_path))
-        if not {BACKGROUND, *(s.label for s in STRUCTURES)} >= set(np.unique(labels).tolist()):
-            return None
-        done = submission.predictions.get(case)
-        if done is not None:
-            return done if done.scan_sha256 == sha256_of(path) else None
-        return _examined(submission, labels.astype(np.uint8), read_scan(path), path)
-    except CaseError:
-        return None
-
-
-def _write(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
-    """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
-    written: list[Path] = []
-    try:
-        if save_probabilities:
-            folder = labels_path.parent / PROBABILITIES_FOLDER
-            folder.mkdir(exist_ok=True)
-            case = labels_path.name.removesuffix(label_file(""))
-            for structure, probability in segmentation.probabilities.items():
-                written.append(folder / f"{case}_{structure.key}.nii.gz")
-                write_image(image_from(probability, image), written[-1])
-        write_labels(segmentation.labels, image, labels_path, note=f"crossmoda-grl {metadata.version('crossmoda-grl')}")
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise

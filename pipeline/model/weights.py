@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 from challenge.contract import Structure
 from challenge.files import read_regular, written_whole
-from pipeline.config import PAPER, SIDE_MULTIPLE
+from pipeline.config import OURS, PAPER, SIDE_MULTIPLE
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import rules_of
 from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
@@ -42,6 +42,11 @@ class Segmenter:
     window: int
     device: torch.device
     card: dict[str, Any]
+
+    @property
+    def windows_per_pass(self) -> int:
+        """Return how many windows go through the network at once."""
+        return OURS.windows_per_pass[self.structure]
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the structure's probability `(N, D, H, W)` float32 for normalised windows `(N, 1, D, H, W)`."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline.data.patches import (
     Box,
@@ -17,7 +18,7 @@ from pipeline.data.patches import (
 def combine(boxes, parts, shape, weights):
     mean = WeightedMean(shape, weights)
     for box, part in zip(boxes, parts, strict=True):
-        mean.add(box, part)
+        mean.add(box, torch.from_numpy(part.copy()))
     return mean.volume()
 
 

@@ -139,7 +139,9 @@ def test_output_is_lines_on_stderr_and_a_table_on_stdout(folders, weights):
     assert lines[1] == "weights: their card does not say what they were trained on"
     assert lines[2].startswith("the cards of VS and Cochlea do not say what is usual")
     assert lines[3] == f"ignored in {folders[0]}: notes.txt"
-    assert lines[4].startswith("1/2 crossmoda_211 ")
+    assert lines[4].startswith("VS: network runs uncompiled and slower: none is compiled; crossmoda-grl compile")
+    assert lines[5].startswith("Cochlea: network runs uncompiled")
+    assert lines[6].startswith("1/2 crossmoda_211 ")
     assert [line for line in lines if line.startswith("2/2 crossmoda_212 ")]
     assert "16 x 20 x 12" in result.stdout
     assert "0.5 x 0.5 x 1.5" in result.stdout
@@ -561,11 +563,11 @@ def test_a_record_that_is_not_ours_is_left_alone(folders, weights, text):
 
 
 def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
-    import pipeline.inference.submission
+    import pipeline.inference.folder
 
     for number in (1, 2):
         scan(folders[0], f"crossmoda_{number}")
-    segment = pipeline.inference.submission.segment_case
+    segment = pipeline.inference.folder.segment_case
     calls = []
 
     def fails_first(*arguments, **options):
@@ -574,7 +576,7 @@ def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
             raise ZeroDivisionError("boom")
         return segment(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.inference.submission, "segment_case", fails_first)
+    monkeypatch.setattr(pipeline.inference.folder, "segment_case", fails_first)
     result = predict(folders, weights)
     assert result.exit_code == 1
     assert "unexpected error (ZeroDivisionError: boom)" in result.stderr
@@ -583,13 +585,13 @@ def test_unexpected_error_loses_no_other_case(folders, weights, monkeypatch):
 
 
 def test_exhausted_memory_is_a_clear_error(folders, weights, monkeypatch):
-    import pipeline.inference.submission
+    import pipeline.inference.folder
 
     def exhausted(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
     scan(folders[0], "crossmoda_1")
-    monkeypatch.setattr(pipeline.inference.submission, "segment_case", exhausted)
+    monkeypatch.setattr(pipeline.inference.folder, "segment_case", exhausted)
     result = predict(folders, weights)
     assert result.exit_code == 1
     assert "crossmoda_1_hrT2.nii.gz: expected to fit into memory" in result.stderr

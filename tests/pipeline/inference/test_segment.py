@@ -7,10 +7,9 @@ import torch
 
 from challenge.contract import COCHLEA, VS
 from challenge.nifti import geometry_of
-from pipeline.data.cases import array_from
-from pipeline.data.preprocessing import resample_to_spacing
+from pipeline.data.preprocessing import array_at_spacing, array_back
 from pipeline.inference.postprocessing import merge
-from pipeline.inference.segment import restore_probability, segment_case
+from pipeline.inference.segment import segment_case
 from pipeline.model.rules import PostProcessing
 from tests.images import FLIPPED, OBLIQUE, PERMUTED, make_image, noise
 from tests.segmenters import ThresholdSegmenter
@@ -26,8 +25,7 @@ def test_ball_comes_back_where_it_was_on_the_scan_s_own_grid(direction, spacing_
         ((x - 9) * spacing_mm[0]) ** 2 + ((y - 10) * spacing_mm[1]) ** 2 + ((z - 6) * spacing_mm[2]) ** 2
     )
     bright = make_image((distance_mm < 3).astype(np.float32), spacing_mm, (-12, 7, 3), direction)
-    resampled = resample_to_spacing(bright, 0.5)
-    labels = merge({VS: restore_probability(array_from(resampled), resampled, image)})
+    labels = merge({VS: array_back(array_at_spacing(bright, 0.5), 0.5, image)})
     np.testing.assert_array_equal(labels == 1, distance_mm < 3)
 
 

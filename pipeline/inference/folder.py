@@ -1,0 +1,206 @@
+"""A folder of hrT2 scans, segmented into a folder of label maps. A bad case does not stop the others.
+
+Each case has three stages: it is read, segmented and written. While one case is segmented, the next one is read.
+
+Source: the challenge's contract (`challenge.contract`).
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, label_file
+from challenge.files import only_writer
+from challenge.names import shown
+from challenge.nifti import CaseError, geometry_of, read_geometry, read_image, write_image
+from pipeline.data.cases import image_from, read_scan, write_labels
+from pipeline.inference.overlapped import overlapped
+from pipeline.inference.plausibility import examine
+from pipeline.inference.results import CaseResult, sha256_of, skipped
+from pipeline.inference.segment import Segmentation, segment_case
+from pipeline.inference.submission import Submission, SubmissionError
+from pipeline.runtime.devices import is_out_of_memory
+
+PROBABILITIES_FOLDER = "probabilities"
+
+
+@dataclass
+class _Case:
+    """A case on its way from scan to files; `result` is set as soon as nothing is left to do for it."""
+
+    case: str
+    path: Path
+    labels_path: Path
+    image: sitk.Image | None = None
+    segmentation: Segmentation | None = None
+    result: CaseResult | None = None
+    seconds: float = 0.0
+
+
+_Stage = Callable[[Submission, _Case], CaseResult | None]
+
+
+def segment_folder(submission: Submission, report_bug: Callable[[str], None] = print) -> Iterator[CaseResult]:
+    """Segment a submission's scans in order; yield each case's outcome.
+
+    A failed case leaves no label map, and the next case follows. An interruption (`BaseException`) leaves the complete
+    files of the finished cases. `report_bug` receives the traceback of an unexpected error. Near misses come first, as
+    failed cases: a patient who is silently left out is the worst outcome.
+
+    Raises:
+        SubmissionError: another process is writing to the output folder.
+    """
+
+    def timed(stage: _Stage) -> Callable[..., _Case]:
+        def run(case: _Case, _: _Case | None = None) -> _Case:
+            started = time.monotonic()
+            if case.result is None:
+                case.result = _outcome(stage, submission, case, report_bug)
+            case.seconds += time.monotonic() - started
+            return case
+
+        return run
+
+    output = submission.options.output_folder
+    with _held(output):
+        for name, advice in submission.near_misses.items():
+            wanted = f"{{case}}{TARGET_SUFFIX}"
+            error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
+            yield _recorded(submission, CaseResult(case=shown(name), error=shown(error)))
+        cases = (_Case(case, path, output / label_file(case)) for case, path in submission.scans.items())
+        for done in overlapped(cases, timed(_read), timed(_segment), timed(_write)):
+            result = replace(done.result or CaseResult(), case=done.case, seconds=done.seconds)
+            yield _recorded(submission, result)
+
+
+@contextmanager
+def _held(output_folder: Path) -> Iterator[None]:
+    """Hold the output folder: the label maps of two processes with different weights would mix."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(output_folder))
+        except OSError as error:
+            raise SubmissionError(
+                f"{output_folder}: expected a folder for this process alone, got {error.strerror or error}; "
+                "wait for it, or choose another folder"
+            ) from error
+        yield
+
+
+def _recorded(submission: Submission, result: CaseResult) -> CaseResult:
+    """Write a result to the folder's record, and return it; with an error if that is not possible.
+
+    A skipped case whose label map is on record stays there as it is.
+    """
+    if result.skipped and submission.predictions.get(result.case) is not None:
+        return result
+    try:
+        submission.predictions.add(result)
+    except OSError as error:
+        told = result.error or f"{result.case}: expected to write its record, got: {error}; check space and permissions"
+        return replace(result, error=told)
+    return result
+
+
+def _outcome(
+    stage: _Stage, submission: Submission, case: _Case, report_bug: Callable[[str], None]
+) -> CaseResult | None:
+    """Run a stage of a case; return the case's result if that was its last one, or if it failed."""
+    name = case.path.name
+    try:
+        return stage(submission, case)
+    except CaseError as error:
+        return CaseResult(error=str(error))
+    except OSError as error:
+        return CaseResult(error=f"{case.case}: expected to write its files, got: {error}; check space and permissions")
+    except Exception as error:  # noqa: BLE001  whatever happens, the other cases follow; the traceback is shown
+        if is_out_of_memory(error):
+            advice = "crop the scan, or use a machine with more memory"
+            return CaseResult(error=f"{name}: expected to fit into memory, got: {error}; {advice}")
+        report_bug(traceback.format_exc())
+        return CaseResult(error=f"{name}: unexpected error ({type(error).__name__}: {error}); please report it")
+
+
+def _read(submission: Submission, case: _Case) -> CaseResult | None:
+    if submission.options.skip_existing and (done := _done_before(submission, case)):
+        return skipped(done, submission.made_by)
+    case.image = read_scan(case.path)
+    return None
+
+
+def _segment(submission: Submission, case: _Case) -> None:
+    assert case.image is not None
+    overlap = submission.options.overlap
+    try:
+        case.segmentation = segment_case(case.image, submission.segmenters, rules=submission.rules, overlap=overlap)
+    except CaseError as error:
+        raise CaseError(f"{case.path.name}: {error}") from error
+
+
+def _write(submission: Submission, case: _Case) -> CaseResult:
+    image, segmentation = case.image, case.segmentation
+    assert image is not None
+    assert segmentation is not None
+    case.image = case.segmentation = None  # another case may be in memory already
+    _write_files(segmentation, image, case.labels_path, save_probabilities=submission.options.save_probabilities)
+    return replace(_examined(submission, segmentation.labels, image, case.path), made_by=submission.made_by)
+
+
+def _examined(submission: Submission, labels: NDArray[np.uint8], image: sitk.Image, path: Path) -> CaseResult:
+    findings, geometry = examine(labels, image, submission.known), geometry_of(image)
+    return CaseResult(
+        scan_sha256=sha256_of(path),
+        size_xyz=geometry.size_xyz,
+        spacing_mm=geometry.spacing_mm,
+        volumes_mm3=findings.volumes_mm3,
+        components=findings.components,
+        unlikeness=findings.unlikeness,
+        warnings=findings.warnings,
+    )
+
+
+def _done_before(submission: Submission, case: _Case) -> CaseResult | None:
+    """Return what is known of a case that has a whole label map of this scan; None if it has none.
+
+    A label map that no record tells of, of an older version or a run that was killed, is examined here.
+    """
+    if not case.labels_path.exists():
+        return None
+    try:
+        if not read_geometry(case.labels_path).same_place(read_geometry(case.path)):
+            return None
+        labels = sitk.GetArrayFromImage(read_image(case.labels_path))
+        if not {BACKGROUND, *(s.label for s in STRUCTURES)} >= set(np.unique(labels).tolist()):
+            return None
+        done = submission.predictions.get(case.case)
+        if done is not None:
+            return done if done.scan_sha256 == sha256_of(case.path) else None
+        return _examined(submission, labels.astype(np.uint8), read_scan(case.path), case.path)
+    except CaseError:
+        return None
+
+
+def _write_files(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
+    """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
+    written: list[Path] = []
+    try:
+        if save_probabilities:
+            folder = labels_path.parent / PROBABILITIES_FOLDER
+            folder.mkdir(exist_ok=True)
+            case = labels_path.name.removesuffix(label_file(""))
+            for structure, probability in segmentation.probabilities.items():
+                written.append(folder / f"{case}_{structure.key}.nii.gz")
+                write_image(image_from(probability, image), written[-1])
+        write_labels(segmentation.labels, image, labels_path, note=f"crossmoda-grl {metadata.version('crossmoda-grl')}")
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
