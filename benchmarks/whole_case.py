@@ -63,7 +63,7 @@ def predict_here(arguments: Sequence[str]) -> None:
     """Run `predict` in this process, and say its seconds without torch's import."""
     import torch  # noqa: F401
 
-    from pipeline.inference import submission  # noqa: F401
+    from pipeline.inference import folder, submission  # noqa: F401
     from pipeline.inference.cli import predict
 
     started = time.perf_counter()
