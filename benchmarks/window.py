@@ -66,7 +66,7 @@ def main(pairs: int, work: Path, json_file: Path) -> None:
         figures[structure.key] = runs
         click.echo(
             f"{structure.title}, {side}^3: eager, batch 1, takes {ratio(runs['eager'], runs['compiled'])} times as "
-            f"long as compiled, batch {together}, and {ratio(runs['eager'], runs['form'])} as long as its inference form; "
+            f"long as compiled, batch {together}, and {ratio(runs['eager'], runs['form'])} as its inference form; "
             f"{beyond:.2%} of values differ by over 1e-4 of the largest, {decided} voxels are decided otherwise"
         )
     write_json(json_file, "window", figures)
