@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from challenge.names import shown
 
-# 512 x 512 x 160 is the largest real scan of the challenge. By reckoning, all steps of `predict` and of scoring need less
-# than 4 GB for so many voxels, which is why nothing larger is read or resampled.
+# 512 x 512 x 160 is the largest real scan of the challenge. By reckoning, every step of `predict` and of scoring needs
+# less than 4 GB for so many voxels, which is why nothing larger is read or resampled.
 MAX_VOXELS = 96 * 2**20
 # Between header and voxels: a few kilobytes of extensions at most are usual.
 _MAX_OFFSET = 2**24
