@@ -1,6 +1,7 @@
 # make demo   phantom scans -> label maps of every shipped set, a picture, scores, ranks and a report, in demo/
 # make test   linters, type checker and all tests
 # make fuzz MINUTES=30   damaged and misleading files, new ones each time
+# make bench             speed and memory beside other libraries
 # They install what they need into .venv first. They need Python 3.11, make and a package index.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
 
-.PHONY: demo test lint fuzz bench soak experiment ladder lock clean
+.PHONY: demo test lint fuzz bench bench-quick bench-more soak experiment ladder lock clean
 .DEFAULT_GOAL := demo
 
 include docker.mk
@@ -66,11 +67,23 @@ fuzz: $(VENV)/dev.stamp
 		FUZZ_TIMES=20 $(BIN)/python -m pytest -q -x --timeout 3600 tests/fuzz; \
 	done
 
+# The table and the plots of docs/performance.md, in about 20 minutes on a machine with nothing else to do.
 bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/window.py
+	$(BIN)/python benchmarks/resampling.py
+	$(BIN)/python benchmarks/whole_case.py --images docs/images
+
+# The same on small scans and windows, to see that everything runs.
+bench-quick: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/window.py --window 32 --pairs 3 --passes 2 --work .bench/quick --json .bench/quick/figures.json
+	$(BIN)/python benchmarks/resampling.py --quick --pairs 3 --json .bench/quick/figures.json
+	$(BIN)/python benchmarks/whole_case.py --quick --work .bench/quick --json .bench/quick/figures.json --images .bench/quick
+
+# Reading, metrics, training steps and randomisation beside other libraries and plain code; the phantoms' baseline.
+bench-more: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/sliding_window.py --pairs 2
 	$(BIN)/python benchmarks/metrics.py --slices 24
-	$(BIN)/python benchmarks/training_step.py --pairs 1
+	$(BIN)/python benchmarks/training_step.py --pairs 3
 	$(BIN)/python benchmarks/randomisation.py --rounds 2
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
 import torch
 
 from challenge.contract import STRUCTURES, Structure
@@ -28,6 +29,7 @@ from pipeline.phantom.cohort import Preset, ScanProtocol
 from pipeline.runtime.cores import available_cores
 
 LEAST_PAIRS = 3
+SPACING_MM = (0.46875, 0.46875, 1.5)
 Run = dict[str, float]
 
 
@@ -123,10 +125,11 @@ def paper_sized_weights(folder: Path, windows: Mapping[Structure, int]) -> Path:
     return folder
 
 
-def compile_once(weights: Path, compiled: Path) -> None:
-    """Compile the networks of a folder, unless they are compiled, and let this process's children use them."""
+def compile_once(weights: Path, compiled: Path, structures: Sequence[Structure] = STRUCTURES) -> None:
+    """Compile a folder's networks, unless that is done, and let this process's children use them and no others."""
     os.environ[FOLDER_VARIABLE] = str(compiled)
-    for structure in STRUCTURES:
+    os.environ["XDG_CACHE_HOME"] = str(compiled / "cache")
+    for structure in structures:
         segmenter = load_segmenter(weights, structure, torch.device("cpu"))
         key = key_of(segmenter, instruction_sets_here()[0])
         if not (compiled / f"{key.name}.json").exists():
@@ -135,14 +138,24 @@ def compile_once(weights: Path, compiled: Path) -> None:
             print(f"compiled {structure.title}, window {key.window}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def write_phantom(path: Path, slices: int, in_plane: int, spacing_mm: float = 0.46875) -> Path:
-    """Write a phantom hrT2 scan of `in_plane` x `in_plane` x `slices` voxels, 1.5 mm thick, and return its path."""
-    import SimpleITK as sitk
+def write_phantom(path: Path, slices: int, in_plane: int) -> Path:
+    """Write the middle of a phantom hrT2 scan of 0.469 x 0.469 x 1.5 mm, and return its path.
 
-    protocol = ScanProtocol(1.0, in_plane, spacing_mm, ((slices, (1.5, 1.5)),))
-    scan, _, grid, _ = make_case(150, HRT2, Preset({HRT2: (protocol,)}), HARDNESS["standard"], 7)
-    image = sitk.GetImageFromArray(scan)
-    image.SetSpacing([float(step) for step in grid.spacing_mm])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    It has `in_plane` x `in_plane` x `slices` voxels, at most 512 x 512 x 80. The whole phantom is made once, beside it.
+    """
+    small = slices <= 24 and in_plane <= 128
+    whole = path.with_name("small.nii.gz" if small else "whole.nii.gz")
+    if not whole.exists():
+        field_mm = (104.0, 62.0, 36.0) if small else None
+        protocol = ScanProtocol(1.0, 512, SPACING_MM[0], ((80, (1.5, 1.5)),), field_mm)
+        scan, _, _, _ = make_case(150, HRT2, Preset({HRT2: (protocol,)}), HARDNESS["standard"], 7)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(scan), str(whole))
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(whole)))
+    for axis, size in enumerate((slices, in_plane, in_plane)):
+        start = (voxels.shape[axis] - size) // 2
+        voxels = voxels.take(range(start, start + size), axis=axis)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(SPACING_MM)
     sitk.WriteImage(image, str(path))
     return path

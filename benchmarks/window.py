@@ -1,75 +1,175 @@
-"""One window through the network: eager as it was trained, its inference form, and compiled; the same allocator.
+"""One window through the VS network: compiled and uncompiled, beside eager torch, OpenVINO and ONNX Runtime.
 
-    python benchmarks/window.py                        the default weights at the paper's windows
+    python benchmarks/window.py [--window 128] [--pairs 5]
 
-The values and the decided voxels are compared as well. Runs alternate; ratios are taken run by run.
+Every run is a process of its own; its figure is the median of some passes after two that warm up, and the difference
+from eager torch on a phantom's window. OpenVINO and ONNX Runtime are only needed here:
+`pip install openvino onnx onnxscript onnxruntime`. They cannot read max-unpooling, so they get it as a scatter.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
-from side_by_side import compile_once, describe, machine, paper_sized_weights, ratio, write_json
+from side_by_side import (
+    child,
+    compile_once,
+    describe,
+    in_turn,
+    machine,
+    median,
+    paper_sized_weights,
+    ratio,
+    say,
+    write_json,
+    write_phantom,
+)
+from torch import nn
+from torch.nn import functional
 
-from challenge.contract import STRUCTURES
-from pipeline.config import PAPER
-from pipeline.inference.compiled import fastest_form
-from pipeline.model.inference_form import InferenceSegmenter, for_inference
-from pipeline.model.weights import load_segmenter
+from challenge.contract import COCHLEA, VS
+from pipeline.data.cases import read_scan
+from pipeline.data.preprocessing import array_at_spacing, normalise
+from pipeline.inference.compiled import CompiledNetwork, fastest_form
+from pipeline.model.inference_form import InferenceForm
+from pipeline.model.weights import Segmenter, load_segmenter
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.runtime.cores import use_available_cores
 
+EAGER = "eager"
+PEERS = {
+    EAGER: "the network as it was trained, torch eager, batch 1, glibc's default allocator",
+    "kept": "the same, glibc keeps large blocks",
+    "form": "the inference form, glibc keeps large blocks",
+    "compiled": "the inference form, compiled, glibc keeps large blocks",
+    "onnxruntime": "ONNX Runtime, the inference form with unpooling as a scatter",
+    "openvino": "OpenVINO, likewise",
+}
+NEEDS = {"onnxruntime": ("onnxruntime", "onnxscript"), "openvino": ("openvino",)}
+Predict = Callable[[torch.Tensor], torch.Tensor]
+
+
+def scatter_unpool(x: torch.Tensor, indices: torch.Tensor, _: object) -> torch.Tensor:
+    """`functional.max_unpool3d` of kernel 2 in operations that the peers know."""
+    n, c, d, h, w = x.shape
+    empty = x.new_zeros(n, c, 8 * d * h * w)
+    return empty.scatter(2, indices.flatten(2), x.flatten(2)).reshape(n, c, 2 * d, 2 * h, 2 * w)
+
+
+def exported(network: nn.Module, window: torch.Tensor) -> torch.export.ExportedProgram:
+    functional.max_unpool3d = scatter_unpool  # type: ignore[assignment]
+    with torch.no_grad():
+        return torch.export.export(network, (window,))
+
+
+def by_openvino(network: nn.Module, window: torch.Tensor) -> Predict:
+    import openvino
+
+    model = openvino.compile_model(
+        openvino.convert_model(exported(network, window), example_input=window),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+    )
+    return lambda x: torch.from_numpy(np.asarray(model(x.numpy())[0]))
+
+
+def by_onnxruntime(network: nn.Module, window: torch.Tensor) -> Predict:
+    import onnxruntime
+
+    program = torch.onnx.export(exported(network, window), dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (entry,) = session.get_inputs()
+    return lambda x: torch.from_numpy(session.run(None, {entry.name: x.numpy()})[0])
+
+
+def predictor(who: str, segmenter: Segmenter, window: torch.Tensor) -> Predict:
+    network = segmenter.network
+    if who in (EAGER, "kept"):
+        return lambda x: (logits := network(x))[:, 1] - logits[:, 0]
+    if who == "compiled":
+        compiled = fastest_form(segmenter, lambda line: None).network
+        if not isinstance(compiled, CompiledNetwork):
+            raise SystemExit("the network was not compiled")
+        missing = compiled.shape[0] - 1
+        return lambda x: compiled(functional.pad(x, (0,) * 9 + (missing,)))[:1]
+    form = InferenceForm(network)  # type: ignore[arg-type]
+    if who == "form":
+        return form
+    return {"openvino": by_openvino, "onnxruntime": by_onnxruntime}[who](form, window)
+
+
+def phantom_window(scan: Path, side: int) -> torch.Tensor:
+    """Return the middle of a phantom, `(1, 1, side, side, side)`, padded with zeros if it is smaller."""
+    volume = torch.from_numpy(normalise(array_at_spacing(read_scan(scan), 0.5)))
+    for axis in range(3):
+        start = max(0, (volume.shape[axis] - side) // 2)
+        volume = volume.narrow(axis, start, min(side, volume.shape[axis]))
+    missing = [side - n for n in reversed(volume.shape)]
+    return functional.pad(volume, [0, missing[0], 0, missing[1], 0, missing[2]])[None, None].contiguous()
+
 
 @torch.inference_mode()
-def seconds_a_window(forward: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> float:
-    """Return the seconds that a pass takes for each of its windows."""
-    started = time.perf_counter()
-    forward(windows)
-    return (time.perf_counter() - started) / len(windows)
+def run_once(who: str, work: Path, side: int, passes: int) -> None:
+    if who not in (EAGER, "onnxruntime", "openvino"):
+        keep_large_blocks()
+    use_available_cores()
+    segmenter = load_segmenter(work / "window_weights", VS, torch.device("cpu"))
+    window = phantom_window(work / "scans" / "window.nii.gz", side)
+    logits = segmenter.network(window)
+    expected = logits[:, 1] - logits[:, 0]
+    with torch.inference_mode(mode=False):
+        predict = predictor(who, segmenter, window.clone())
+    seconds = []
+    for _ in range(passes + 2):
+        started = time.perf_counter()
+        got = predict(window)
+        seconds.append(time.perf_counter() - started)
+    difference = float((got - expected).abs().max() / expected.abs().max())
+    flips = int(((got > 0) != (expected > 0)).sum())
+    say(float(np.median(seconds[2:])), difference=difference, flips=flips)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--pairs", type=click.IntRange(min=1), default=7)
-@click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), help="Weights and compiled networks.")
+@click.option("--window", "side", type=int, default=128, help="Side of the window in voxels.")
+@click.option("--pairs", type=click.IntRange(min=1), default=5)
+@click.option("--passes", type=int, default=5, help="Timed passes of a run.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=Path(".bench/figures.json"))
-def main(pairs: int, work: Path, json_file: Path) -> None:
-    """Time a window of each structure in every form."""
-    keep_large_blocks()
-    use_available_cores()
+@click.option("--child", "who", type=click.Choice(list(PEERS)), hidden=True)
+def main(side: int, pairs: int, passes: int, work: Path, json_file: Path, who: str | None) -> None:
+    """Time one window beside other ways to run the network."""
+    if who:
+        run_once(who, work, side, passes)
+        return
     click.echo(describe(machine()))
-    weights = paper_sized_weights(work / "weights", {s: PAPER.plans[s].window for s in STRUCTURES})
-    compile_once(weights, (work / "compiled").absolute())
-    figures = {}
-    for structure in STRUCTURES:
-        eager = load_segmenter(weights, structure, torch.device("cpu"))
-        form, fastest = for_inference(eager), fastest_form(eager, click.echo)
-        assert isinstance(fastest, InferenceSegmenter)
-        side, together = eager.window, fastest.fixed_batch or 1
-        windows = torch.randn(together, 1, side, side, side, generator=torch.Generator().manual_seed(0))
-        forms = {
-            "eager": (eager.network, windows[:1]),
-            "form": (form.network, windows[:1]),
-            "compiled": (fastest.network, windows),
-        }
-        with torch.inference_mode():
-            logits = eager.network(windows)
-            expected, got = logits[:, 1] - logits[:, 0], fastest.network(windows)
-        beyond = ((got - expected).abs() > 1e-4 * expected.abs().max()).float().mean().item()
-        decided = ((got > 0) != (expected > 0)).sum().item()
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in forms}
-        for _ in range(pairs + 1):
-            for name, (network, batch) in forms.items():
-                runs[name].append({"seconds": seconds_a_window(network, batch)})
-        runs = {name: timed[1:] for name, timed in runs.items()}  # the first pass warms up
-        figures[structure.key] = runs
+    weights = paper_sized_weights(work / "window_weights", {VS: side, COCHLEA: 64})
+    compile_once(weights, work.absolute() / "compiled", [VS])
+    # A window's field of view and a little more.
+    write_phantom(work / "scans" / "window.nii.gz", side // 3 + 3, side * 16 // 15 + 3)
+    there = [n for n in PEERS if all(importlib.util.find_spec(package) for package in NEEDS.get(n, ()))]
+    for name in PEERS.keys() - there:
+        click.echo(f"{name}: not installed ({', '.join(NEEDS[name])}), left out")
+    commands = {
+        name: child("window.py", "--child", name, "--window", side, "--passes", passes, "--work", work)
+        for name in there
+    }
+    runs = in_turn(commands, pairs)
+    for name in there:
         click.echo(
-            f"{structure.title}, {side}^3: eager, batch 1, takes {ratio(runs['eager'], runs['compiled'])} times as "
-            f"long as compiled, batch {together}, and {ratio(runs['eager'], runs['form'])} as its inference form; "
-            f"{beyond:.2%} of values differ by over 1e-4 of the largest, {decided} voxels are decided otherwise"
+            f"{name:12} {median(runs[name], 'seconds') * 1e3:7.1f} ms; eager/{name} "
+            f"{ratio(runs[EAGER], runs[name])}; {name}/compiled {ratio(runs[name], runs['compiled'])}; difference "
+            f"{max(r['difference'] for r in runs[name]):.1e} of the largest logit, "
+            f"{max(r['flips'] for r in runs[name]):.0f} voxels decided otherwise; {PEERS[name]}"
         )
-    write_json(json_file, "window", figures)
+    write_json(json_file, f"window {side}", runs)
 
 
 if __name__ == "__main__":
