@@ -3,6 +3,8 @@
 # For NVIDIA GPUs: --build-arg TORCH=cuda. See docs/container.md.
 
 ARG BASE=python:3.11-slim-bookworm
+# Compiles the networks for the CPU, if it has g++, as python:3.11-bookworm does. It is not part of the result.
+ARG COMPILER=${BASE}
 
 # --- The list of requirements. A stage of its own, so that the next stage is rebuilt only when the list changes. ---
 FROM ${BASE} AS requirements
@@ -13,7 +15,7 @@ ARG EXTRAS=
 RUN python3 requirements.py $EXTRAS >requirements.txt
 
 # --- The packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
-FROM ${BASE} AS packages
+FROM ${BASE} AS installed
 # cpu: from PyTorch's own index, without CUDA. cuda: PyPI's build, with CUDA.
 # If wheelhouse/ holds wheels, nothing is downloaded, and their torch is installed.
 ARG TORCH=cpu
@@ -37,6 +39,8 @@ RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
         $pip install -c requirements.lock -r requirements.txt; \
     fi; \
     $pip check
+
+FROM installed AS packages
 # Removes files that only serve to build or test the packages. Bytecode is compiled here, because the image is read-only
 # at run time; unchecked, because the sources in the image do not change.
 RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
@@ -61,6 +65,21 @@ RUN set -eu; \
 # Any user may read everything, whatever the file modes on the building machine.
 RUN chmod -R a+rX,go-w /opt/app
 
+# --- The networks, compiled for every x86 processor with AVX2; torch's headers are still there in `installed`. ---
+FROM ${COMPILER} AS compiled
+COPY --from=installed /opt/crossmoda-grl /opt/crossmoda-grl
+COPY --from=project /opt/app /opt/crossmoda-grl
+ENV PATH=/opt/crossmoda-grl/code/bin:/opt/crossmoda-grl/venv/bin:$PATH PYTHONPATH=/opt/crossmoda-grl/code
+RUN set -eu; mkdir /opt/compiled; \
+    if grep -qw avx2 /proc/cpuinfo && command -v g++ >/dev/null; then \
+        for weights in /opt/crossmoda-grl/code/pipeline/weights/*/; do \
+            crossmoda-grl compile --weights "$weights" --instruction-set AVX2 --out /opt/compiled; \
+        done; \
+    else \
+        echo "networks stay uncompiled: COMPILER has no g++, or the processor no AVX2"; \
+    fi; \
+    chmod -R a+rX,go-w /opt/compiled
+
 FROM ${BASE}
 ARG BASE
 LABEL org.opencontainers.image.title="crossmoda-grl" \
@@ -71,10 +90,11 @@ LABEL org.opencontainers.image.title="crossmoda-grl" \
 RUN mkdir -m 755 /input /reference && mkdir -m 1777 /output /scores
 COPY --from=packages /opt/crossmoda-grl /opt/crossmoda-grl
 COPY --from=project /opt/app /opt/crossmoda-grl
+COPY --from=compiled /opt/compiled /opt/crossmoda-grl/compiled
 # USER and HOME: a user id without an account has neither, and libraries need both. Caches go to /tmp.
 # MALLOC_*: glibc keeps large blocks instead of returning them after each layer, which halves the time on a CPU.
 ENV PATH=/opt/crossmoda-grl/code/bin:/opt/crossmoda-grl/venv/bin:$PATH \
-    PYTHONPATH=/opt/crossmoda-grl/code \
+    PYTHONPATH=/opt/crossmoda-grl/code CROSSMODA_GRL_COMPILED=/opt/crossmoda-grl/compiled \
     HOME=/tmp USER=crossmoda MPLCONFIGDIR=/tmp/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LANG=C.UTF-8 \
     MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864

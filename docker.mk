@@ -11,6 +11,8 @@ EXTRAS ?=
 # Another base image, such as one pinned by its digest: BASE=python:3.11-slim-bookworm@sha256:...
 BASE ?=
 SBOM ?= sbom.json
+# The image whose g++ compiles the networks. Offline, where it is not on this machine, they stay uncompiled.
+COMPILER ?= python:3.11-bookworm
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
 WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
 TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
@@ -40,8 +42,13 @@ wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 
 # Builds offline if wheelhouse/ holds wheels, and online otherwise.
 image:
+	compiler="$(COMPILER)"; \
+	if ls wheelhouse/*.whl >/dev/null 2>&1 && ! docker image inspect "$$compiler" >/dev/null 2>&1; then \
+		echo "$$compiler is not on this machine: the networks stay uncompiled"; compiler=; \
+	fi; \
 	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" \
-		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(wildcard wheelhouse/*.whl),--network none) .
+		$(if $(BASE),--build-arg BASE=$(BASE)) $${compiler:+--build-arg COMPILER="$$compiler"} \
+		$(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)
 
 # From inside the image, which is asked what it has: not from the lists that it was built from.
