@@ -7,7 +7,6 @@ memory. Ratios are taken run by run. Fewer than three pairs give none.
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -76,7 +75,9 @@ def run(command: Sequence[str], threads: int | None = None) -> Run:
 
 def say(seconds: float, **more: float) -> None:
     """Print a child's figures as `run` reads them: seconds, and this process's peak of resident memory in GB."""
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage's ru_maxrss: it begins with what the parent had when it started this process.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak_gb = int(status.split("VmHWM:", 1)[1].split()[0]) / 2**20
     print(json.dumps({"seconds": seconds, "peak_gb": peak_gb, **more}))
 
 
