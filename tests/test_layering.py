@@ -50,7 +50,13 @@ INSIDE = {
         ["preprocessing"],
         ["cache", "known"],
     ],
-    "pipeline.model": [["domain", "losses", "mind", "rules", "shipped"], ["enet"], ["weights"], ["inference_form"]],
+    "pipeline.model": [
+        ["layout", "prelu", "mind", "rules", "shipped"],
+        ["convolutions", "domain", "losses"],
+        ["enet"],
+        ["weights"],
+        ["inference_form"],
+    ],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [
         [
