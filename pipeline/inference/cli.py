@@ -94,6 +94,11 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
     is_flag=True,
     help="First re-estimate batch norm's statistics on the scans of --input, without labels; beyond the paper.",
 )
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Segment the cases on the workers of this Dask scheduler; or the --scheduler-file that it wrote.",
+)
 @_postprocessing_options
 @click.option("--strict", is_flag=True, help="Exit with 1 if a case has a warning.")
 def predict(strict: bool, **options: Any) -> None:
@@ -105,6 +110,7 @@ def predict(strict: bool, **options: Any) -> None:
 
     Exit code: 0 when every case succeeded, 1 when one failed or nothing could start, 130 or 143 when interrupted.
     """
+    from pipeline.inference.cluster.fitness import ClusterError
     from pipeline.inference.folder import segment_folder
     from pipeline.inference.results import PredictionsError
     from pipeline.inference.submission import (
@@ -122,14 +128,22 @@ def predict(strict: bool, **options: Any) -> None:
             submission = prepare_submission(PredictOptions(**_with_rules(options)))
             tell = partial(_progress.print, markup=False)
             tell(str(submission))
-            submission = with_fastest_networks(adapted_to_cohort(submission, tell), tell)
-            outcomes = segment_folder(submission, report_bug=partial(click.echo, err=True))
+            submission = adapted_to_cohort(submission, tell)
+            report_bug = partial(click.echo, err=True)
+            if submission.options.cluster:
+                from pipeline.inference.cluster.client import segment_on_cluster
+
+                outcomes = segment_folder(submission, report_bug, segment_on_cluster)
+            else:
+                outcomes = segment_folder(with_fastest_networks(submission, tell), report_bug)
             results = list(_shown(outcomes, total=len(submission.scans) + len(submission.near_misses)))
-    except (SubmissionError, WeightsError, DeviceError, PredictionsError) as error:
+    except (SubmissionError, WeightsError, DeviceError, PredictionsError, ClusterError) as error:
         raise click.ClickException(str(error)) from error
     except Interrupted as interrupted:
         _progress.print(f"interrupted by {interrupted}; finished label maps are complete, --skip-existing resumes")
         sys.exit(interrupted.exit_code)
+    order = {case: number for number, case in enumerate(submission.scans)}
+    results.sort(key=lambda result: order.get(result.case, -1))  # near misses first; a cluster has another order
     _print_results(results)
     warned = _print_warnings(results)
     if _print_failures(results) or (strict and warned):

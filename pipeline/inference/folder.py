@@ -39,6 +39,7 @@ class _Case:
     case: str
     path: Path
     labels_path: Path
+    written_first: Path
     image: sitk.Image | None = None
     segmentation: Segmentation | None = None
     result: CaseResult | None = None
@@ -46,10 +47,14 @@ class _Case:
 
 
 _Stage = Callable[[Submission, _Case], CaseResult | None]
+# Segments a submission's scans and yields each one's outcome; a function takes the tracebacks of unexpected errors.
+SegmentsCases = Callable[[Submission, Callable[[str], None]], Iterator[CaseResult]]
 
 
-def segment_folder(submission: Submission, report_bug: Callable[[str], None] = print) -> Iterator[CaseResult]:
-    """Segment a submission's scans in order; yield each case's outcome.
+def segment_folder(
+    submission: Submission, report_bug: Callable[[str], None] = print, segment_cases: SegmentsCases | None = None
+) -> Iterator[CaseResult]:
+    """Segment a submission's scans; yield each case's outcome, in order unless `segment_cases` has another.
 
     A failed case leaves no label map, and the next case follows. An interruption (`BaseException`) leaves the complete
     files of the finished cases. `report_bug` receives the traceback of an unexpected error. Near misses come first, as
@@ -58,27 +63,49 @@ def segment_folder(submission: Submission, report_bug: Callable[[str], None] = p
     Raises:
         SubmissionError: another process is writing to the output folder.
     """
-
-    def timed(stage: _Stage) -> Callable[..., _Case]:
-        def run(case: _Case, _: _Case | None = None) -> _Case:
-            started = time.monotonic()
-            if case.result is None:
-                case.result = _outcome(stage, submission, case, report_bug)
-            case.seconds += time.monotonic() - started
-            return case
-
-        return run
-
-    output = submission.options.output_folder
-    with _held(output):
+    with _held(submission.options.output_folder):
         for name, advice in submission.near_misses.items():
             wanted = f"{{case}}{TARGET_SUFFIX}"
             error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
             yield _recorded(submission, CaseResult(case=shown(name), error=shown(error)))
-        cases = (_Case(case, path, output / label_file(case)) for case, path in submission.scans.items())
-        for done in overlapped(cases, timed(_read), timed(_segment), timed(_write)):
-            result = replace(done.result or CaseResult(), case=done.case, seconds=done.seconds)
+        for result in (segment_cases or _segment_in_turn)(submission, report_bug):
             yield _recorded(submission, result)
+
+
+def segment_one(submission: Submission, case: str, report_bug: Callable[[str], None] = print) -> CaseResult:
+    """Segment one of a submission's scans and write its files; return its outcome, which `segment_folder` records."""
+    done = _case(submission, case)
+    for stage in (_read, _segment, _write):
+        _run(stage, submission, done, report_bug)
+    return _result(done)
+
+
+def _segment_in_turn(submission: Submission, report_bug: Callable[[str], None]) -> Iterator[CaseResult]:
+    """Segment the scans here, one after the other."""
+
+    def stage(stage: _Stage) -> Callable[..., _Case]:
+        return lambda case, _=None: _run(stage, submission, case, report_bug)
+
+    cases = (_case(submission, case) for case in submission.scans)
+    yield from map(_result, overlapped(cases, stage(_read), stage(_segment), stage(_write)))
+
+
+def _case(submission: Submission, case: str) -> _Case:
+    output, file = submission.options.output_folder, label_file(case)
+    return _Case(case, submission.scans[case], output / file, (submission.written_first or output) / file)
+
+
+def _run(stage: _Stage, submission: Submission, case: _Case, report_bug: Callable[[str], None]) -> _Case:
+    """Run a stage of a case that has no result yet, and add the time that it took."""
+    started = time.monotonic()
+    if case.result is None:
+        case.result = _outcome(stage, submission, case, report_bug)
+    case.seconds += time.monotonic() - started
+    return case
+
+
+def _result(done: _Case) -> CaseResult:
+    return replace(done.result or CaseResult(), case=done.case, seconds=done.seconds)
 
 
 @contextmanager
@@ -150,7 +177,7 @@ def _write(submission: Submission, case: _Case) -> CaseResult:
     assert image is not None
     assert segmentation is not None
     case.image = case.segmentation = None  # another case may be in memory already
-    _write_files(segmentation, image, case.labels_path, save_probabilities=submission.options.save_probabilities)
+    _write_files(segmentation, image, case.written_first, save_probabilities=submission.options.save_probabilities)
     return replace(_examined(submission, segmentation.labels, image, case.path), made_by=submission.made_by)
 
 

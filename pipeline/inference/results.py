@@ -104,8 +104,10 @@ class CaseResult:
 class Predictions:
     """The results of a folder of label maps, in memory and on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keep: bool = True) -> None:
         """Read what earlier runs left in `folder`, but for failed cases: they are tried again, or are gone.
+
+        Without `keep`, nothing is written here.
 
         Raises:
             PredictionsError: the file there is damaged, or not ours.
@@ -114,7 +116,7 @@ class Predictions:
         self._folder = folder
         results = _read(folder / PREDICTIONS_JSON)
         self._results = {case: result for case, result in results.items() if not result.error}
-        if len(self._results) < len(results):
+        if keep and len(self._results) < len(results):
             self._write()
 
     def get(self, case: str) -> CaseResult | None:

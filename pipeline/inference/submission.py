@@ -40,6 +40,7 @@ class PredictOptions:
     `weights` is a folder, or the name of a shipped set; None stands for the default. `rules` holds, by structure, the
     values for post-processing that take the place of the card's. `target_statistics` estimates batch norm's statistics
     on all scans of the folder first, also on those that `skip_existing` skips: a resumed run gives the same label maps.
+    `cluster` is the address of a Dask scheduler whose workers segment the cases, each on its own `device`.
     """
 
     input_folder: Path
@@ -51,6 +52,7 @@ class PredictOptions:
     skip_existing: bool = False
     target_statistics: bool = False
     rules: Mapping[Structure, Mapping[str, Any]] = field(default_factory=dict)
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Submission:
         rules: for post-processing.
         known: what the weights know, by their cards.
         predictions: the results of this run and earlier ones, in the output folder.
+        written_first: where a case's files are written, if not in the output folder: who says so moves them there.
     """
 
     options: PredictOptions
@@ -80,11 +83,13 @@ class Submission:
     rules: dict[Structure, PostProcessing]
     known: dict[Structure, Known]
     predictions: Predictions
+    written_first: Path | None = None
 
     def __str__(self) -> str:
         """Say how many scans there are, and which weights segment them, trained on what; then rules, other entries."""
         folder, scans = self.options.input_folder, counted(len(self.scans), "scan")
-        text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on {self.device}"
+        text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on "
+        text += f"the cluster {self.options.cluster}" if self.options.cluster else str(self.device)
         lines = weights_lines(self.segmenters)
         lines += [f"post-processing of {s.title}: {rules}" for s, rules in self.rules.items() if rules.change_anything]
         lines += [f"ignored in {folder}: {', '.join(self.ignored)}"] if self.ignored else []
@@ -109,8 +114,10 @@ class Submission:
         }
 
 
-def prepare_submission(options: PredictOptions) -> Submission:
+def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) -> Submission:
     """Check the folders, pick the device and load the networks, before any case is segmented.
+
+    Without `keeps_record`, another process keeps the output folder's, and here it is only read.
 
     Raises:
         SubmissionError: no scans, or an output folder that cannot be written.
@@ -124,11 +131,12 @@ def prepare_submission(options: PredictOptions) -> Submission:
     meant = near_misses(others, scans)
     ignored = [name for name in others if name not in meant]
     check_writable(options.output_folder)
-    device, weights = pick_device(options.device), weights_folder(options.weights)
+    # A cluster's networks are only checked here: its workers pick their devices themselves.
+    device, weights = pick_device("cpu" if options.cluster else options.device), weights_folder(options.weights)
     segmenters = [load_segmenter(weights, structure, device) for structure in STRUCTURES]
     rules = {s.structure: replace(rules_of(s.card), **options.rules.get(s.structure, {})) for s in segmenters}
     known = known_by_cards(segmenters)
-    predictions = Predictions(options.output_folder)
+    predictions = Predictions(options.output_folder, keep=keeps_record)
     return Submission(options, scans, meant, ignored, weights, device, segmenters, rules, known, predictions)
 
 

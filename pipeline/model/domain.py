@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.config import OURS
+from pipeline.model.layout import gradient_in_own_layout
 
 
 class _GradientReversal(torch.autograd.Function):
@@ -80,6 +81,6 @@ class DomainClassifier(nn.Module):
 
         `weight` is the gradient reversal's; every call passes it, so the module holds no state of the schedule.
         """
-        reversed_features = reverse_gradient(features, weight)
+        reversed_features = reverse_gradient(gradient_in_own_layout(features), weight)
         pooled = functional.adaptive_avg_pool3d(reversed_features, self.grid)
         return self.layers(pooled.flatten(1)).squeeze(1)

@@ -12,8 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.config import BOTH_INPUTS, INPUTS, MIND_INPUT, SIDE_MULTIPLE, VOLUME_INPUT
+from pipeline.model.convolutions import DilatedConv3d, FirstAxisConv3d, PointwiseConv3d
+from pipeline.model.layout import apart, in_layout_of
 from pipeline.model.mind import CHANNELS as MIND_CHANNELS
 from pipeline.model.mind import mind_ssc
+from pipeline.model.prelu import PReLU
 
 # ENet, Sections 3 and 4: spatial dropout with p = 0.01 before bottleneck 2.0, and 0.1 afterwards
 _EARLY_DROPOUT = 0.01
@@ -38,7 +41,10 @@ def _conv(inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, dila
     """Make a convolution that keeps the sides, without bias (ENet, Section 4)."""
     sides = (kernel, kernel, kernel) if isinstance(kernel, int) else kernel
     z, y, x = (dilation * (side - 1) // 2 for side in sides)
-    return nn.Conv3d(inputs, outputs, sides, padding=(z, y, x), dilation=dilation, bias=False)
+    layer: type[nn.Conv3d] = DilatedConv3d if dilation > 1 else nn.Conv3d
+    if sides[1:] == (1, 1):
+        layer = PointwiseConv3d if sides[0] == 1 else FirstAxisConv3d
+    return layer(inputs, outputs, sides, padding=(z, y, x), dilation=dilation, bias=False)
 
 
 def _activation(channels: int, *, decoder: bool = False) -> nn.Module:
@@ -46,7 +52,7 @@ def _activation(channels: int, *, decoder: bool = False) -> nn.Module:
 
     Our choice: the paper's text names PReLU and leaves the decoder open; its authors' code has ReLU there.
     """
-    return nn.ReLU() if decoder else nn.PReLU(channels)
+    return nn.ReLU() if decoder else PReLU(channels)
 
 
 def _normalised(conv: nn.Module, channels: int, *, decoder: bool = False) -> list[nn.Module]:
@@ -146,8 +152,9 @@ class Upsampling(nn.Module):
 
     def forward(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Map `(N, in_channels, D, H, W)` to `(N, channels, 2D, 2H, 2W)`; `indices` are `(N, channels, D, H, W)`."""
-        unpooled = functional.max_unpool3d(self.main(x).float(), indices, (2, 2, 2))
-        return self.activation(unpooled + self.branch(x))
+        unpooled = functional.max_unpool3d(apart(self.main(x).float()), indices, (2, 2, 2))
+        branch = self.branch(x)
+        return self.activation(in_layout_of(unpooled, branch) + branch)
 
 
 class Encoder(nn.Module):
@@ -200,7 +207,9 @@ class Encoder(nn.Module):
             ValueError: a side is not a positive multiple of 8.
         """
         _check_sides(x)
-        x = self.initial(represented(x, self.input))
+        # Patches of one channel have no layout: it begins with the first convolution of several.
+        x = self.initial(in_layout_of(represented(x, self.input), self.initial.conv.weight))
+        x = in_layout_of(x, self.downsample1_0.branch[0].get_parameter("weight"))
         x, indices1 = self.downsample1_0(x)
         x = self.regular1_4(self.regular1_3(self.regular1_2(self.regular1_1(x))))
         early = x

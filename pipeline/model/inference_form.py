@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import skip_init  # no weights are drawn: a training run counts on its generator
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.model.enet import ENet3d, Initial
@@ -120,9 +121,9 @@ class FoldedInitial(nn.Module):
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         summand = norm.bias - norm.running_mean * factor
         conv = initial.conv
-        self.conv = nn.Conv3d(conv.in_channels, convolved, 3, stride=2, padding=1).requires_grad_(False)
+        self.conv = skip_init(nn.Conv3d, conv.in_channels, convolved, 3, stride=2, padding=1).requires_grad_(False)
         self.conv.weight.copy_(conv.weight * factor[:convolved, None, None, None, None])
-        self.conv.bias.copy_(summand[:convolved])  # type: ignore[union-attr]
+        self.conv.bias.copy_(summand[:convolved])
         self.factor = nn.Buffer(factor[convolved:, None, None, None].clone())
         self.summand = nn.Buffer(summand[convolved:, None, None, None].clone())
         self.pooled, self.activation = initial.pooled, initial.activation
@@ -162,7 +163,9 @@ class ConvolutionToSpace(nn.Module):
         taps = transposed.weight.new_zeros(2, 2, 3)
         taps[0, 0, 1] = taps[1, 0, 2] = taps[1, 1, 0] = 1
         weight = torch.einsum("iozyx,aKz,bLy,cMx->oabciKLM", transposed.weight, taps, taps, taps)
-        self.conv = nn.Conv3d(inputs, 8 * self.outputs, 2, bias=transposed.bias is not None).requires_grad_(False)
+        self.conv = skip_init(nn.Conv3d, inputs, 8 * self.outputs, 2, bias=transposed.bias is not None).requires_grad_(
+            False
+        )
         self.conv.weight.copy_(weight.reshape(self.conv.weight.shape))
         if transposed.bias is not None and self.conv.bias is not None:
             self.conv.bias.copy_(transposed.bias.repeat_interleave(8))

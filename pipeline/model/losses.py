@@ -3,15 +3,30 @@
 Source: Kondo 2021, Section 2.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from pipeline.config import PAPER
+from pipeline.model.layout import channels_are_together
 
 # Added to numerator and denominator of the Dice loss, in voxels; negligible for structures of our sizes.
 SMOOTHING = 1.0
+
+
+class _Difference(torch.autograd.Function):
+    """The second channel minus the first, `(N, 2, D, H, W)` -> `(N, D, H, W)`; the gradient has the input's layout."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
+        ctx.together = channels_are_together(logits)
+        return logits[:, 1] - logits[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        both = (-gradients[0], gradients[0])
+        return torch.stack(both, dim=-1).movedim(-1, 1) if ctx.together else torch.stack(both, dim=1)
 
 
 class SupervisedLoss(NamedTuple):
@@ -69,13 +84,14 @@ def supervised_loss(
             f"got {tuple(logits.shape)} and {tuple(mask.shape)}"
         )
     with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.float()
-        probability = logits.softmax(dim=1)[:, 1]
+        # The softmax over two channels is the sigmoid of their difference.
+        logit = _Difference.apply(logits.float())
+        probability = logit.sigmoid()
         if certain is None:
-            cross_entropy = functional.cross_entropy(logits, mask.long())
+            cross_entropy = functional.binary_cross_entropy_with_logits(logit, mask.float())
             dice = soft_dice_loss(probability, mask)
         else:
-            of_voxels = functional.cross_entropy(logits, mask.long(), reduction="none")
+            of_voxels = functional.binary_cross_entropy_with_logits(logit, mask.float(), reduction="none")
             cross_entropy = (of_voxels * certain).sum() / certain.sum().clamp(min=1)
             dice = soft_dice_loss(probability * certain, mask & certain)
         return SupervisedLoss(cross_entropy, dice, cross_entropy + dice_weight * dice)

@@ -70,7 +70,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     default=AUTO,
     help="Precision of the forward pass; auto: bf16 on GPUs that compute in it, else fp32.",
 )
-@click.option("--channels-last", is_flag=True, help="Keep channels together in memory.")
+@click.option("--channels-last", is_flag=True, help="Keep channels together in memory, as on a CPU anyway.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network; needs a C++ compiler.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads that cut patches ahead.")
 @click.option("--tensorboard/--no-tensorboard", default=False, help="Write events beside the records.")

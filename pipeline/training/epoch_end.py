@@ -13,6 +13,7 @@ from evaluation.metrics import count_overlap, dice
 from pipeline.data.sampling import TrainingVolume
 from pipeline.inference.segment import predict_structure
 from pipeline.model.enet import ENet3d
+from pipeline.model.inference_form import for_inference
 from pipeline.model.weights import Segmenter
 from pipeline.runtime.distributed import ALONE, Ranks
 from pipeline.training.history import Validation
@@ -72,6 +73,8 @@ def validate(
         ValueError: a volume without a mask, or with an empty one.
     """
     segmenter = Segmenter(structure, network.eval(), recipe.window, device, card={})
+    if device.type == "cpu":
+        segmenter = for_inference(segmenter)
     table = np.zeros((len(volumes), 3))  # Dice, predicted voxels, true voxels
     for volume, row in list(zip(volumes, table, strict=True))[ranks.shard]:
         if volume.mask is None or not volume.mask.any():

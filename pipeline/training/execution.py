@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.model.layout import put_channels_together
 from pipeline.runtime.distributed import ALONE, Ranks, pool_batch_norm
 from pipeline.training.options import AUTO, BF16, FP32
 
@@ -78,8 +79,8 @@ class BatchForward:
 
     def __init__(self, module: nn.Module, device: torch.device, execution: Execution, *, seed: int) -> None:
         """Prepare a module that is on `device`; `seed` seeds dropout if there are several processes."""
-        if execution.channels_last:
-            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if execution.channels_last or device.type == "cpu":
+            put_channels_together(module)
         self._forward: Any = module
         if execution.compiler:
             self._forward = torch.compile(module, backend=execution.compiler)

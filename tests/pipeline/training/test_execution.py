@@ -79,21 +79,24 @@ def test_auto_is_float32_where_no_gpu_computes_in_bf16() -> None:
     assert pick_precision("bf16", CPU) == BF16
 
 
-def test_channels_last_is_the_same_network(plain: tuple[Trained, Trained]) -> None:
-    trained = train(Execution(channels_last=True))
-    assert_near(trained, plain, 1e-3)
-    weight = trained[0].last.encoder.regular1_1.branch[3].weight
-    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+def test_channels_are_together_on_a_cpu_and_it_is_the_same_network(
+    plain: tuple[Trained, Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plain[0].last.encoder.regular1_1.branch[3].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    monkeypatch.setattr("pipeline.training.execution.put_channels_together", lambda _: None)
+    apart = train(Execution())
+    assert apart[0].last.encoder.regular1_1.branch[3].weight.is_contiguous()
+    assert_near(apart, plain, 1e-3)
 
 
 def test_compiling_leaves_names_and_numbers_alone(plain: tuple[Trained, Trained]) -> None:
     """With the backend that runs what was traced as it is: inductor takes minutes, even for a narrow network."""
     torch._dynamo.reset()
     counters.clear()
-    ours = adapt(plain[0].last, Execution(compiler="eager")).last.state_dict()
-    theirs = plain[1].last.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    compiled = adapt(plain[0].last, Execution(compiler="eager"))
+    assert list(compiled.last.state_dict()) == list(plain[1].last.state_dict())
+    # Near and not equal: some layers have a kernel of their own, which a compiler does not need.
+    assert_near((plain[0], compiled), plain, 1e-3)
     # The reversal's weight changes at every one of eight steps, and must not compile the network anew each time.
     assert counters["stats"]["unique_graphs"] == 2  # a first weight of 0, and any weight
 

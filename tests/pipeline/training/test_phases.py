@@ -109,6 +109,19 @@ class Threshold(nn.Module):
         return torch.cat([torch.zeros_like(x), x - self.value], dim=1)
 
 
+def test_validation_takes_the_inference_form_and_its_dice_is_the_network_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    array = np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32)
+    case, network, cpu = TrainingVolume("a", array, array > 1), ENet3d(channels=(4, 8, 16)), torch.device("cpu")
+    generator = torch.get_rng_state()
+    scores, formed = validate(network, [case], VS, TINY, cpu), []
+    assert torch.equal(torch.get_rng_state(), generator)  # or a resumed run would not be the uninterrupted one
+    monkeypatch.setattr("pipeline.training.epoch_end.for_inference", lambda s: (formed.append(s), s)[1])
+    assert validate(network, [case], VS, TINY, cpu).dice == pytest.approx(scores.dice, abs=1e-3)
+    assert len(formed) == 1
+    assert 0.05 < scores.dice["a"] < 0.9
+
+
 def test_validation_is_the_whole_volumes_dice() -> None:
     array = np.zeros((20, 24, 40), dtype=np.float32)
     array[4:8, 4:8, 4:8] = 1  # 64 voxels
