@@ -45,15 +45,31 @@ def machine() -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": available_cores(),
         "memory_gb": round(memory_gb, 1),
-        "load": round(os.getloadavg()[0], 2),
+        "busy": round(busy_share(), 2),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """Return the share of the machine's processor time that goes into other work, as seen for a moment.
+
+    Not the load average: it remembers the benchmark before.
+    """
+
+    def ticks() -> list[int]:
+        return [int(ticks) for ticks in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+
+    before = ticks()
+    time.sleep(seconds)
+    spent = [now - then for now, then in zip(ticks(), before, strict=True)]
+    idle = spent[3] + spent[4]  # idle, and waiting for a disk
+    return 1 - idle / sum(spent)
+
+
 def describe(found: Mapping[str, Any]) -> str:
     """Return a machine in one line, with a warning if something else runs on it."""
-    busy = "; BUSY: other work disturbs every figure below" if found["load"] > 0.5 else ""
+    busy = "; BUSY: other work disturbs every figure below" if found["busy"] > 0.1 else ""
     return ", ".join(f"{name} {value}" for name, value in found.items()) + busy
 
 

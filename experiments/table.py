@@ -47,6 +47,7 @@ LADDER = {
     "best:self_training_1": "best, self-training 1",
     "best:self_training_2": "best, self-training 2",
     "best": "**best**",
+    "short": "best, with 40 epochs of phase 1 instead of 100",
     "not-randomised": "best, nothing randomised",
     "own-teacher": "best, first teacher without the target's statistics",
     "no-agreement": "best, without the views' agreement",
@@ -75,7 +76,9 @@ PAIRS = (
     ("phase2", "phase1"),
 )
 LADDER_PAIRS = (
-    *((arm, "best:supervised") for arm in ("convolution", "label-aware", "tumour-intensity", "random-contrast")),
+    *((arm, "random-contrast") for arm in ("convolution", "label-aware", "tumour-intensity")),
+    ("random-contrast", "phase1"),
+    ("best:supervised", "random-contrast"),
     ("mind", "phase1"),
     ("best:supervised+statistics", "best:supervised"),
     ("adversary", "adversary-off"),
@@ -83,7 +86,8 @@ LADDER_PAIRS = (
     ("mean-teacher", "best"),
     ("best:self_training_1", "best:supervised"),
     ("best", "best:self_training_1"),
-    *(("best", arm) for arm in ("not-randomised", "own-teacher", "no-agreement", "nearness", "phase2", "phase1")),
+    *(("best", arm) for arm in ("short", "not-randomised", "own-teacher", "no-agreement", "nearness")),
+    *(("best", arm) for arm in ("phase2", "phase1")),
     ("best", "oracle"),
 )
 

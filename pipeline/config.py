@@ -12,6 +12,8 @@ SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING = "source_training", "source
 SPLIT_PARTS = (SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING)
 # ENet halves a patch three times: sides are multiples of this.
 SIDE_MULTIPLE = 8
+# Far above the paper's 128 voxels; more is a mistake, and could exhaust the memory.
+LARGEST_WINDOW = 256
 # Which network of a phase: the best by source validation, or as the last epoch left it.
 BEST, LAST = "best", "last"
 # Where the adversary can take its features: the encoder's output, or its first stage's.

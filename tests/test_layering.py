@@ -68,6 +68,7 @@ INSIDE = {
             "results",
             "compiled",
             "overlapped",
+            "window_side",
         ],
         ["segment"],
         ["submission", "compile_cli"],

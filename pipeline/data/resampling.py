@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from pipeline.data.patches import Shape
 
 
+_BLOCK = 64  # columns; the best of 32 to 448 on two cores
+
+
 class _Axis(NamedTuple):
     """Where the new voxels of one axis lie: between the old ones `lower` and `upper`, int64, at `weight` in [0, 1).
 
@@ -45,20 +48,31 @@ def _axis(old_size: int, new_size: int, step: float) -> _Axis:
 class _Plane:
     """Resamples a slice `(H, W)` along both of its axes."""
 
-    def __init__(self, rows: _Axis, columns: _Axis, old_width: int) -> None:
+    def __init__(self, rows: _Axis, columns: _Axis) -> None:
         self._rows = rows
-        self._matrix: torch.Tensor | None = None
-        if not columns.stays:
-            # Columns lie apart in memory: a product with a matrix of two weights a column is the faster way.
-            here = torch.arange(len(columns.lower))
-            self._matrix = torch.zeros(old_width, len(columns.lower))
-            self._matrix[columns.lower, here] = 1 - columns.weight
-            self._matrix[columns.upper, here] += columns.weight
+        self._width = len(columns.lower)
+        # Columns lie apart in memory: a product with a matrix of two weights a column is the faster way. Block by
+        # block, because far from its diagonal the matrix is zero.
+        self._blocks: list[tuple[slice, slice, torch.Tensor]] = []
+        for start in [] if columns.stays else range(0, self._width, _BLOCK):
+            new = slice(start, min(start + _BLOCK, self._width))
+            lower, upper, weight = columns.lower[new], columns.upper[new], columns.weight[new]
+            old = slice(int(lower[0]), int(upper[-1]) + 1)
+            here = torch.arange(len(lower))
+            matrix = torch.zeros(old.stop - old.start, len(lower))
+            matrix[lower - old.start, here] = 1 - weight
+            matrix[upper - old.start, here] += weight
+            self._blocks.append((old, new, matrix))
 
     def __call__(self, plane: torch.Tensor) -> torch.Tensor:
         if not self._rows.stays:
             plane = torch.lerp(plane[self._rows.lower], plane[self._rows.upper], self._rows.weight[:, None])
-        return plane if self._matrix is None else plane @ self._matrix
+        if not self._blocks:
+            return plane
+        resampled = torch.empty(len(plane), self._width)
+        for old, new, matrix in self._blocks:
+            resampled[:, new] = plane[:, old] @ matrix
+        return resampled
 
 
 def resample_linear(volume: NDArray[np.float32], shape: Shape, step: tuple[float, float, float]) -> NDArray[np.float32]:
@@ -73,7 +87,7 @@ def resample_linear(volume: NDArray[np.float32], shape: Shape, step: tuple[float
         step: the new voxels' size divided by the old ones', along `(z, y, x)`.
     """
     along = [_axis(*sizes) for sizes in zip(volume.shape, shape, step, strict=True)]
-    plane = _Plane(along[1], along[2], volume.shape[2])
+    plane = _Plane(along[1], along[2])
     resampled = np.empty(shape, dtype=np.float32)
     slices = torch.from_numpy(resampled)
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from challenge.contract import STRUCTURES, label_file
 from challenge.signals import Interrupted, interruptible
 from pipeline.config import COMPONENTS, OURS
+from pipeline.inference.window_side import SIDE
 from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
     type=click.FloatRange(0, 1, max_open=True),
     default=OURS.overlap,
     help="Overlap of neighbouring windows, as a fraction.",
+)
+@click.option(
+    "--window",
+    type=SIDE,
+    metavar="VOXELS",
+    show_default="the cards'",
+    help="Side of both networks' windows; another result than with the cards' windows.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write probabilities/{case}_{structure}.nii.gz.")
 @click.option("--skip-existing", is_flag=True, help="Skip cases that have a label map on the scan's grid.")

@@ -1,11 +1,13 @@
 """The command `compile`: networks compiled once, so that `predict` takes less time on this machine."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from challenge.contract import STRUCTURES
+from pipeline.inference.window_side import SIDE
 from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 
@@ -26,7 +28,10 @@ from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
     show_default="the widest here",
     help="For another processor than this one's: AVX2 code runs on both kinds.",
 )
-def compile_networks(weights: str | None, out: Path | None, instruction_set: str | None) -> None:
+@click.option(
+    "--window", type=SIDE, metavar="VOXELS", show_default="the cards'", help="Side of the windows, as for predict."
+)
+def compile_networks(weights: str | None, out: Path | None, instruction_set: str | None, window: int | None) -> None:
     """Compile the networks for the CPU, once; `predict` then uses them. Needs a C++ compiler and a few minutes.
 
     A compiled network fits only these weights, this version of torch, and processors with its instruction set.
@@ -43,6 +48,7 @@ def compile_networks(weights: str | None, out: Path | None, instruction_set: str
         for structure in STRUCTURES:
             started = time.monotonic()
             segmenter = load_segmenter(weights_folder(weights), structure, torch.device("cpu"))
+            segmenter = replace(segmenter, window=window or segmenter.window)
             library = compile_network(segmenter, folder, instruction_set)
             click.echo(f"{structure.title}: {library} ({time.monotonic() - started:.0f} s)")
     except (CompileError, WeightsError) as error:

@@ -38,8 +38,9 @@ class PredictOptions:
     """The options of `predict`.
 
     `weights` is a folder, or the name of a shipped set; None stands for the default. `rules` holds, by structure, the
-    values for post-processing that take the place of the card's. `target_statistics` estimates batch norm's statistics
-    on all scans of the folder first, also on those that `skip_existing` skips: a resumed run gives the same label maps.
+    values for post-processing that take the place of the card's, and so does `window`, in voxels.
+    `target_statistics` estimates batch norm's statistics on all scans of the folder first, also on those that
+    `skip_existing` skips: a resumed run gives the same label maps.
     `cluster` is the address of a Dask scheduler whose workers segment the cases, each on its own `device`.
     """
 
@@ -48,6 +49,7 @@ class PredictOptions:
     weights: str | None = None
     device: str = "auto"
     overlap: float = OURS.overlap
+    window: int | None = None
     save_probabilities: bool = False
     skip_existing: bool = False
     target_statistics: bool = False
@@ -108,6 +110,7 @@ class Submission:
             "options": {
                 "device": str(self.device),
                 "overlap": options.overlap,
+                "window": {s.structure.key: s.window for s in self.segmenters},
                 "target_statistics": options.target_statistics,
                 "postprocessing": {s.key: rules.as_card() for s, rules in self.rules.items()},
             },
@@ -134,6 +137,8 @@ def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) ->
     # A cluster's networks are only checked here: its workers pick their devices themselves.
     device, weights = pick_device("cpu" if options.cluster else options.device), weights_folder(options.weights)
     segmenters = [load_segmenter(weights, structure, device) for structure in STRUCTURES]
+    if options.window is not None:
+        segmenters = [replace(segmenter, window=options.window) for segmenter in segmenters]
     rules = {s.structure: replace(rules_of(s.card), **options.rules.get(s.structure, {})) for s in segmenters}
     known = known_by_cards(segmenters)
     predictions = Predictions(options.output_folder, keep=keeps_record)

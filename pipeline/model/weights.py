@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 from challenge.contract import Structure
 from challenge.files import read_regular, written_whole
-from pipeline.config import OURS, PAPER, SIDE_MULTIPLE
+from pipeline.config import LARGEST_WINDOW, OURS, PAPER, SIDE_MULTIPLE
 from pipeline.model.enet import ENet3d
 from pipeline.model.rules import rules_of
 from pipeline.model.shipped import WEIGHTS_VARIABLE, shipped_sets
@@ -24,9 +24,9 @@ CARD_FORMAT = 1
 
 # The keys without which no network can be built; a card's other keys are for people.
 _REQUIRED = ("format", "structure", "label", "network", "window", "spacing_mm", "sha256")
-# Far above the paper's 2.7 MB, 128 voxels and 128 channels; more is a mistake, and could exhaust the memory.
+# Far above the paper's 2.7 MB and 128 channels; more is a mistake, and could exhaust the memory.
 _MAX_WEIGHTS_BYTES, _MAX_CARD_BYTES = 2**28, 2**24
-_MAX_WINDOW, _MAX_CHANNELS = 256, 512
+_MAX_CHANNELS = 512
 
 
 class WeightsError(Exception):
@@ -162,8 +162,8 @@ def _check_values(card: dict[str, Any]) -> None:
     if type(card["spacing_mm"]) not in (int, float) or card["spacing_mm"] != PAPER.spacing_mm:
         raise ValueError(f"spacing_mm: expected {PAPER.spacing_mm:g}, the grid of predict, got {card['spacing_mm']!r}")
     window = card["window"]
-    if type(window) is not int or not 0 < window <= _MAX_WINDOW or window % SIDE_MULTIPLE:
-        raise ValueError(f"window: expected a multiple of {SIDE_MULTIPLE} up to {_MAX_WINDOW}, got {window!r}")
+    if type(window) is not int or not 0 < window <= LARGEST_WINDOW or window % SIDE_MULTIPLE:
+        raise ValueError(f"window: expected a multiple of {SIDE_MULTIPLE} up to {LARGEST_WINDOW}, got {window!r}")
     config = card["network"]["config"]
     if not isinstance(config, dict) or not set(config) <= {"in_channels", "classes", "channels", "input"}:
         raise ValueError(

@@ -323,6 +323,26 @@ def test_overlap_out_of_range_is_a_usage_error(folders, weights):
     assert predict(folders, weights, "--overlap", "1").exit_code == 2
 
 
+@pytest.mark.parametrize("side", ["0", "12", "264", "-8", "whole"])
+def test_a_window_that_the_network_cannot_take_is_a_usage_error(folders, weights, side):
+    result = predict(folders, weights, "--window", side)
+    assert result.exit_code == 2
+    assert f"expected a multiple of 8 up to 256, got {side}" in result.output
+
+
+def test_window_takes_the_place_of_the_cards(folders, weights):
+    scan(folders[0], "crossmoda_9")
+    probabilities = {}
+    for side in (WINDOW, WINDOW + 8):
+        assert predict(folders, weights, "--window", side, "--save-probabilities").exit_code == 0
+        assert record(folders)["crossmoda_9"]["made_by"]["options"]["window"] == {s.key: side for s in STRUCTURES}
+        path = folders[1] / "probabilities" / "crossmoda_9_vs.nii.gz"
+        probabilities[side] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    small, large = probabilities.values()
+    assert small.shape == large.shape
+    assert not np.array_equal(small, large)
+
+
 @pytest.fixture
 def mounted(tmp_path):
     """Mount a small file system over a folder; root may, others skip."""
@@ -464,6 +484,7 @@ def test_the_record_has_all_that_is_known_of_a_case(folders, weights):
         s.key: hashlib.sha256((weights / f"{s.key}.safetensors").read_bytes()).hexdigest() for s in STRUCTURES
     }
     assert made_by["options"]["overlap"] == 0.5
+    assert made_by["options"]["window"] == {s.key: WINDOW for s in STRUCTURES}
     assert made_by["options"]["postprocessing"]["vs"]["components"] == "largest"
     with (folders[1] / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
