@@ -7,6 +7,7 @@ no UTF-8, or a formula for a spreadsheet.
 # What a spreadsheet takes for a formula, or drops before it looks. Source: OWASP, "CSV Injection".
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _QUOTE = "'"
+_BRIEF = 100
 
 
 def is_plain(name: str) -> bool:
@@ -20,6 +21,12 @@ def shown(text: str) -> str:
     Bytes of a file's name that are no UTF-8 appear as they are on disk.
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def shown_briefly(text: str) -> str:
+    """Return a text of any length as `shown` does, cut after 100 characters, where three dots stand."""
+    brief = shown(text)
+    return brief if len(brief) <= _BRIEF else brief[:_BRIEF] + "..."
 
 
 def _escaped(character: str) -> str:

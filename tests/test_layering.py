@@ -35,7 +35,7 @@ INSIDE = {
         ["markdown", "page"],
     ],
     "evaluation.runner": [
-        ["errors", "names", "observers"],
+        ["errors", "observers"],
         ["record"],
         ["checks", "folders", "keeper", "logs"],
         ["output"],

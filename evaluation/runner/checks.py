@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from challenge.contract import BACKGROUND, STRUCTURES, label_file
+from challenge.names import shown_briefly
 from challenge.nifti import CaseError, read_geometry, read_image
-from evaluation.runner.names import printable
 from evaluation.runner.record import CaseOutcome
 
 
@@ -24,7 +24,7 @@ def check_label_map(case: str, scan: Path, output_folder: Path) -> CaseOutcome:
         problems, warnings = [str(error)], []
     except Exception as error:  # noqa: BLE001 - nothing in one file may cost the other cases their record
         got = f"{type(error).__name__}: {error}".splitlines()[0]
-        problems, warnings = [f"{name}: expected a label map that can be checked, got {printable(got)}"], []
+        problems, warnings = [f"{name}: expected a label map that can be checked, got {shown_briefly(got)}"], []
     return CaseOutcome(case, seconds=None, problems=tuple(problems), warnings=tuple(warnings))
 
 

@@ -22,8 +22,8 @@ from docker.types import Mount
 
 from challenge.contract import label_file
 from challenge.files import written_whole
+from challenge.names import shown_briefly
 from evaluation.runner.keeper import NoCappedVolumeError, capped_volume
-from evaluation.runner.names import printable
 from evaluation.runner.record import Settings
 
 OUTPUT = "/output"
@@ -110,7 +110,7 @@ class OutputFolder:
 
     def _similar(self, case: str) -> str:
         near = [name for name in self.names() if case in name and not name.partition(case)[2][:1].isdigit()]
-        shown = ", ".join(printable(name) for name in sorted(near)[:3])
+        shown = ", ".join(shown_briefly(name) for name in sorted(near)[:3])
         return f" but {shown}; name it {label_file(case)}" if near else "; see the log"
 
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from challenge.contract import label_file
+from challenge.names import shown_briefly
 from challenge.signals import signals_deferred
 from evaluation.runner.checks import check_label_map
 from evaluation.runner.container import connected_engine, find_image, run_container
 from evaluation.runner.errors import UnfinishedError
 from evaluation.runner.folders import find_mountable_scans, input_for, prepare_output
 from evaluation.runner.monitors import OutputWatcher
-from evaluation.runner.names import printable
 from evaluation.runner.observers import Observer
 from evaluation.runner.output import OutputFolder, extra_names, output_folder
 from evaluation.runner.record import RECORD_FILE, CaseOutcome, ContainerRun, RunRecord, Settings, write_record
@@ -111,7 +111,7 @@ class _Results:
             seconds=sum(run.seconds for run in self.containers),
             containers=tuple(self.containers),
             cases=tuple(self.outcomes.get(case) or _not_reached(case) for case in self.scans),
-            extra=tuple(printable(name) for name in names[:_EXTRA_NAMES]),
+            extra=tuple(shown_briefly(name) for name in names[:_EXTRA_NAMES]),
             extra_count=len(names),
         )
 
@@ -123,7 +123,9 @@ def _recorded(results: _Results, blank: RunRecord) -> Iterator[None]:
         yield
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        failure = UnfinishedError(f"{blank.settings.image}: expected the run to go to its end, got {printable(reason)}")
+        failure = UnfinishedError(
+            f"{blank.settings.image}: expected the run to go to its end, got {shown_briefly(reason)}"
+        )
         if not any(run.cases == results.running for run in results.containers):
             results.containers.append(ContainerRun(results.running, failure=failure))
         raise

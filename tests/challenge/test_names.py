@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from challenge.names import is_plain, shown, spreadsheet_cell, text_of_cell
+from challenge.names import is_plain, shown, shown_briefly, spreadsheet_cell, text_of_cell
 
 # Everything that a file's name can hold: also bytes that are no UTF-8.
 NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -21,6 +21,12 @@ def test_names_that_count_are_shown_as_they_are(name):
 
 def test_bytes_that_are_no_utf_8_are_shown_as_on_disk():
     assert shown("\udcff_a\x1b[2J\u202e\U000e0001\n") == r"\xff_a\x1b[2J\u202e\U000e0001\x0a"
+
+
+def test_a_long_text_is_cut_after_100_characters():
+    assert shown_briefly("läuft_1_Label.nii.gz") == "läuft_1_Label.nii.gz"
+    assert shown_briefly("x" * 100) == "x" * 100
+    assert shown_briefly("\n" * 30) == (r"\x0a" * 30)[:100] + "..."
 
 
 @given(NAMES)
