@@ -18,7 +18,7 @@ PACKAGES = [
     ["pipeline.tuning", "crossmoda_grl"],
 ]
 INSIDE = {
-    "challenge": [["files", "names", "quantities", "signals"], ["contract"], ["headers", "layouts"], ["nifti"]],
+    "challenge": [["files", "names", "quantities", "signals"], ["contract"], ["headers", "layouts"], ["text_headers"], ["nifti"]],
     "evaluation": [
         ["nearest", "outlines"],
         ["metrics"],
