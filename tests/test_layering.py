@@ -18,7 +18,14 @@ PACKAGES = [
     ["pipeline.tuning", "crossmoda_grl"],
 ]
 INSIDE = {
-    "challenge": [["files", "names", "quantities", "signals"], ["contract"], ["headers", "layouts"], ["text_headers"], ["nifti"]],
+    "challenge": [
+        ["files", "names", "quantities", "signals"],
+        ["contract"],
+        ["headers", "layouts"],
+        ["text_headers"],
+        ["nifti"],
+        ["nnunet"],
+    ],
     "evaluation": [
         ["nearest", "outlines"],
         ["metrics"],
@@ -66,6 +73,7 @@ INSIDE = {
             "target_statistics",
             "plausibility",
             "results",
+            "inputs",
             "compiled",
             "overlapped",
         ],
