@@ -129,7 +129,7 @@ def checked_grid(
         name: of the file.
         size_xyz: in voxels.
         spacing_mm: x, y, z.
-        cosines: `(3, 3)`, a column for each axis, in ITK's left, posterior, superior.
+        cosines: of shape `(3, 3)`, a column for each axis, in ITK's left, posterior, superior.
         origin_mm: in the same.
 
     Raises:

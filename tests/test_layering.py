@@ -27,11 +27,11 @@ INSIDE = {
         ["nnunet"],
     ],
     "evaluation": [
-        ["nearest", "outlines"],
+        ["nearest", "outlines", "grand_challenge"],
         ["metrics"],
         ["scoring"],
         ["cohort"],
-        ["score_files", "ranking"],
+        ["score_files", "ranking", "metrics_file"],
         ["report", "runner"],
         ["tables"],
         ["cli"],
