@@ -1,15 +1,15 @@
-"""nnU-Net's `dataset.json`: read, checked, and written.
+"""nnU-Net's datasets: `dataset.json` read, checked and written, and the cases in the folders beside it.
 
 Source: nnU-Net v2, `documentation/dataset_format.md`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from challenge.contract import BACKGROUND, STRUCTURES
+from challenge.contract import BACKGROUND, STRUCTURES, files_by_case
 from challenge.files import read_regular, write_text
 from challenge.nifti import ENDINGS
 
@@ -86,6 +86,33 @@ def read_dataset(folder: Path) -> Dataset:
     if ending not in ENDINGS:
         raise ValueError(f"{DATASET_FILE}: expected a file_ending of {', '.join(ENDINGS)}, got {ending!r:.60}")
     return Dataset({"0": str(channels["0"])}, labels, number, ending)
+
+
+def cases_of(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Path]]:
+    """Find the files of a dataset's folders, by folder and case.
+
+    Raises:
+        ValueError: as `read_dataset`; also for labels that are not ours, an empty folder, or another number of training
+            cases than the dataset tells.
+        OSError: a file or folder is missing or cannot be read.
+    """
+    dataset = read_dataset(folder)
+    dataset.check_labels()
+    found = {}
+    for name in names:
+        suffix = ("" if name == TRAINING_LABELS else CHANNEL_SUFFIX) + dataset.file_ending
+        found[name] = files_by_case(folder / name, suffix)
+        if not found[name]:
+            raise ValueError(
+                f"{name}: expected files named {{case}}{suffix}, got none; see nnU-Net's dataset_format.md"
+            )
+    training = found.get(TRAINING_SCANS, {})
+    if TRAINING_SCANS in found and len(training) != dataset.training_cases:
+        raise ValueError(
+            f"{DATASET_FILE}: expected numTraining = {len(training)}, the scans in {TRAINING_SCANS}, "
+            f"got {dataset.training_cases}; correct it, or add the missing scans"
+        )
+    return found
 
 
 def _told(labels: Mapping[str, Any]) -> str:

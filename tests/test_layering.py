@@ -55,7 +55,8 @@ INSIDE = {
         ["cases", "components", "intensities", "patches"],
         ["dataset", "resampling", "sampling"],
         ["preprocessing"],
-        ["cache", "known"],
+        ["cache", "known", "nnunet"],
+        ["cli"],
     ],
     "pipeline.model": [
         ["layout", "prelu", "mind", "rules", "shipped"],

@@ -6,7 +6,7 @@ Scans come from the challenge's folders (of 2021 or 2022), or from a split file.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from challenge.contract import (
     files_by_case,
     sorted_cases,
 )
+from challenge.layouts import CROSSMODA_2021, NNUNET, FolderLayout
 from challenge.nifti import CaseError, Geometry, read_geometry
+from challenge.nnunet import TEST_SCANS, TRAINING_LABELS, TRAINING_SCANS, cases_of
 from challenge.quantities import counted
 from pipeline.config import PAPER, SPLIT_PARTS
 
@@ -82,7 +84,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class _Files:
+class CaseFiles:
     """A case's files, before their headers are read."""
 
     case: str
@@ -91,7 +93,12 @@ class _Files:
 
 
 def find_training_data(
-    root: Path, *, split_file: Path | None = None, validation_cases: int | None = None, with_target: bool = True
+    root: Path,
+    *,
+    split_file: Path | None = None,
+    validation_cases: int | None = None,
+    with_target: bool = True,
+    layout: FolderLayout = CROSSMODA_2021,
 ) -> TrainingData:
     """Find the training data and check it; all problems are reported together. Only headers are read.
 
@@ -110,6 +117,7 @@ def find_training_data(
         split_file: replaces the paper's rule.
         validation_cases: how many source cases validate.
         with_target: whether to look for target scans.
+        layout: crossMoDA 2021's, or nnU-Net's: source scans in `imagesTr`, target scans in `imagesTs`.
 
     Raises:
         DataError: a missing folder or part, a label map without a scan, a scan without a label map, a label map on
@@ -120,10 +128,10 @@ def find_training_data(
         raise DataError("split: expected a split file or a number of validation cases, got both; leave one out")
     try:
         if split_file is not None:
-            parts, ignored = _read_split_file(split_file, root, with_target)
+            parts, ignored = _read_split_file(split_file, root, with_target, layout)
             split = f"{split_file.name}, by name"
         else:
-            source, target, ignored = _find_folders(root, with_target)
+            source, target, ignored = find_case_files(root, with_target, layout)
             training, validation, split = _split_source(source, validation_cases)
             _check_target_ids(target, split)
             parts = dict(zip(SPLIT_PARTS, (training, validation, target), strict=True))
@@ -138,23 +146,28 @@ def find_training_data(
     return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
 
 
-def _find_folders(root: Path, with_target: bool) -> tuple[list[_Files], list[_Files], list[str]]:
-    """Find the source and target cases of the challenge's folders, and the names of other files."""
+def find_case_files(
+    root: Path, with_target: bool, layout: FolderLayout = CROSSMODA_2021
+) -> tuple[list[CaseFiles], list[CaseFiles], list[str]]:
+    """Find the source and target cases of the challenge's folders, or of a dataset, and the names of other files.
+
+    Raises:
+        DataError: a folder is missing or has no scan, or scans and label maps do not belong together.
+        OSError: a folder cannot be listed.
+    """
+    if layout.name == NNUNET.name:
+        return _of_dataset(root, with_target)
     source_folder = _only_folder(root, SOURCE_TRAINING_FOLDERS)
     scans, labels = files_by_case(source_folder, SOURCE_SUFFIX), files_by_case(source_folder, LABEL_SUFFIX)
-    problems = []
-    if lonely := [case for case in scans if case not in labels]:
-        problems.append(f"{source_folder.name}: expected a label map beside every scan, got none for {_listed(lonely)}")
-    if lonely := [case for case in labels if case not in scans]:
-        problems.append(f"{source_folder.name}: expected a scan beside every label map, got none for {_listed(lonely)}")
+    problems = _lonely(source_folder.name, scans, labels)
     if not scans:
         problems.append(f"{source_folder}: expected scans {{case}}{SOURCE_SUFFIX}, got none; check --data")
-    source = [_Files(case, path, labels.get(case)) for case, path in scans.items()]
+    source = [CaseFiles(case, path, labels.get(case)) for case, path in scans.items()]
     ignored = _other_files(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
-    target: list[_Files] = []
+    target: list[CaseFiles] = []
     if with_target:
         target_folder = _only_folder(root, TARGET_TRAINING_FOLDERS)
-        target = [_Files(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
+        target = [CaseFiles(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
         if not target:
             problems.append(f"{target_folder}: expected scans {{case}}{TARGET_SUFFIX}, got none; check --data")
         if labelled := list(files_by_case(target_folder, LABEL_SUFFIX)):
@@ -166,6 +179,28 @@ def _find_folders(root: Path, with_target: bool) -> tuple[list[_Files], list[_Fi
     if problems:
         raise DataError("\n".join(problems))
     return source, target, ignored
+
+
+def _of_dataset(root: Path, with_target: bool) -> tuple[list[CaseFiles], list[CaseFiles], list[str]]:
+    try:
+        folders = cases_of(root, (TRAINING_SCANS, TRAINING_LABELS, *([TEST_SCANS] if with_target else [])))
+    except ValueError as error:
+        raise DataError(f"{root}: {error}") from error
+    scans, labels = folders[TRAINING_SCANS], folders[TRAINING_LABELS]
+    if problems := _lonely(TRAINING_SCANS, scans, labels):
+        raise DataError("\n".join(problems))
+    target = [CaseFiles(case, path, None) for case, path in folders.get(TEST_SCANS, {}).items()]
+    return [CaseFiles(case, path, labels[case]) for case, path in scans.items()], target, []
+
+
+def _lonely(folder: str, scans: Mapping[str, Path], labels: Mapping[str, Path]) -> list[str]:
+    """Name the scans without a label map, and the label maps without a scan."""
+    problems = []
+    if lonely := [case for case in scans if case not in labels]:
+        problems.append(f"{folder}: expected a label map beside every scan, got none for {_listed(lonely)}")
+    if lonely := [case for case in labels if case not in scans]:
+        problems.append(f"{folder}: expected a scan beside every label map, got none for {_listed(lonely)}")
+    return problems
 
 
 def _only_folder(root: Path, names: Sequence[str]) -> Path:
@@ -182,7 +217,9 @@ def _other_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
     return [f"{folder.name}/{e.name}" for e in entries if all(case_of(e.name, suffix) is None for suffix in suffixes)]
 
 
-def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[list[_Files], list[_Files], str]:
+def _split_source(
+    source: list[CaseFiles], validation_cases: int | None
+) -> tuple[list[CaseFiles], list[CaseFiles], str]:
     """Split the source cases into training and validation; return the rule too, in words."""
     if validation_cases is not None:
         if not 0 < validation_cases < len(source):
@@ -211,7 +248,7 @@ def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[l
     )
 
 
-def _check_target_ids(target: list[_Files], split: str) -> None:
+def _check_target_ids(target: list[CaseFiles], split: str) -> None:
     """Refuse target cases of 2021 that the challenge keeps for validation and test."""
     numbers = {found.case: _id_of_2021(found.case) for found in target}
     first, last = PAPER.target_training_ids
@@ -231,7 +268,9 @@ def _within(number: int, ends: tuple[int, int]) -> bool:
     return ends[0] <= number <= ends[1]
 
 
-def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[str, list[_Files]], list[str]]:
+def _read_split_file(
+    path: Path, root: Path, with_target: bool, layout: FolderLayout
+) -> tuple[dict[str, list[CaseFiles]], list[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -244,11 +283,11 @@ def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[st
     entries: dict[str, list[Any]] = {part: content.get(part, []) for part in SPLIT_PARTS}
     if not with_target:
         entries["target_training"] = []
-    known: dict[str, dict[str, _Files]] = {"source": {}, "target": {}}
+    known: dict[str, dict[str, CaseFiles]] = {"source": {}, "target": {}}
     if any(isinstance(entry, str) for listed in entries.values() for entry in listed):
-        source, target, _ = _find_folders(root, with_target)
+        source, target, _ = find_case_files(root, with_target, layout)
         known = {"source": {f.case: f for f in source}, "target": {f.case: f for f in target}}
-    parts: dict[str, list[_Files]] = {}
+    parts: dict[str, list[CaseFiles]] = {}
     problems = []
     for part, listed in entries.items():
         parts[part] = []
@@ -268,7 +307,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _entry(entry: Any, root: Path, known: dict[str, _Files]) -> _Files:
+def _entry(entry: Any, root: Path, known: dict[str, CaseFiles]) -> CaseFiles:
     if isinstance(entry, str):
         if entry not in known:
             raise DataError(f"expected a case of the challenge's folders, got {entry}, which is not there")
@@ -279,10 +318,10 @@ def _entry(entry: Any, root: Path, known: dict[str, _Files]) -> _Files:
     if not all(isinstance(value, str) and value for value in entry.values()) or "/" in entry["case"]:
         raise DataError(f"expected names without a slash and paths as text, got {entry}")
     labels = root / entry["labels"] if "labels" in entry else None
-    return _Files(entry["case"], root / entry["scan"], labels)
+    return CaseFiles(entry["case"], root / entry["scan"], labels)
 
 
-def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str]:
+def _problems(parts: dict[str, list[CaseFiles]], with_target: bool) -> Iterator[str]:
     """Yield a split's problems, one line each."""
     for part, listed in parts.items():
         if not listed and (with_target or part != "target_training"):
@@ -303,7 +342,9 @@ def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str
     )
 
 
-def _repeated(parts: dict[str, list[_Files]], what: str, names_of: Callable[[_Files], list[str]]) -> Iterator[str]:
+def _repeated(
+    parts: dict[str, list[CaseFiles]], what: str, names_of: Callable[[CaseFiles], list[str]]
+) -> Iterator[str]:
     """Yield the cases or files that are used more than once."""
     places: dict[str, list[str]] = {}
     for part, listed in parts.items():
@@ -315,7 +356,7 @@ def _repeated(parts: dict[str, list[_Files]], what: str, names_of: Callable[[_Fi
             yield f"{what} {name}: expected it in one place, got it in {' and '.join(where)}; keep it in one"
 
 
-def _with_geometry(parts: dict[str, list[_Files]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
+def _with_geometry(parts: dict[str, list[CaseFiles]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
     cases: dict[str, list[TrainingCase]] = {part: [] for part in parts}
     problems = []
     for part, listed in parts.items():
