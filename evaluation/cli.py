@@ -133,7 +133,8 @@ def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: i
     """
     import numpy as np
 
-    from evaluation.ranking import rank_teams, ranking_to_json, table_of
+    from evaluation.ranking import rank_teams, table_of
+    from evaluation.ranking_file import ranking_to_json
     from evaluation.score_files import read_score_file
     from evaluation.tables import rank_tables
 

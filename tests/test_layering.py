@@ -32,6 +32,7 @@ INSIDE = {
         ["scoring"],
         ["cohort"],
         ["score_files", "ranking", "metrics_file"],
+        ["ranking_file"],
         ["report", "runner"],
         ["tables"],
         ["cli"],
@@ -52,10 +53,10 @@ INSIDE = {
     ],
     "pipeline.runtime": [["allocator", "checksums", "cores", "devices", "distributed"]],
     "pipeline.data": [
-        ["cases", "components", "intensities", "patches"],
-        ["dataset", "resampling", "sampling"],
+        ["case_files", "cases", "components", "intensities", "patches"],
+        ["dataset", "nnunet", "resampling", "sampling"],
         ["preprocessing"],
-        ["cache", "known", "nnunet"],
+        ["cache", "known"],
         ["cli"],
     ],
     "pipeline.model": [

@@ -17,7 +17,7 @@ def export_dataset(data: Path, out: Path) -> None:
 
     Source scans and their labels become imagesTr and labelsTr, target scans imagesTs.
     """
-    from pipeline.data.dataset import DataError
+    from pipeline.data.case_files import DataError
     from pipeline.data.nnunet import export_dataset
 
     try:

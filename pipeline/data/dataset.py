@@ -6,36 +6,24 @@ Scans come from the challenge's folders (of 2021 or 2022), or from a split file.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from challenge.contract import (
-    LABEL_SUFFIX,
     SOURCE_IDS,
-    SOURCE_SUFFIX,
-    SOURCE_TRAINING_FOLDERS,
-    TARGET_SUFFIX,
-    TARGET_TRAINING_FOLDERS,
     TARGET_VALIDATION_REFERENCE_FOLDER,
-    case_of,
-    files_by_case,
     sorted_cases,
 )
-from challenge.layouts import CROSSMODA_2021, NNUNET, FolderLayout
+from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.nifti import CaseError, Geometry, read_geometry
-from challenge.nnunet import TEST_SCANS, TRAINING_LABELS, TRAINING_SCANS, cases_of
 from challenge.quantities import counted
 from pipeline.config import PAPER, SPLIT_PARTS
+from pipeline.data.case_files import CaseFiles, DataError, find_case_files, some_names
 
 PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
 _CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
-_NAMES_SHOWN = 12  # in one message
-
-
-class DataError(Exception):
-    """Data that cannot be trained on; the message lists every problem, one a line."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +67,8 @@ class TrainingData:
         lines = [f"{part.replace('_', ' ')}: {_described(cases)}" for part, cases in self.parts.items()]
         lines.append(f"split: {self.split}")
         if self.ignored:
-            lines.append(f"not used: {_listed(self.ignored)}")
+            lines.append(f"not used: {some_names(self.ignored)}")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """A case's files, before their headers are read."""
-
-    case: str
-    scan: Path
-    labels: Path | None
 
 
 def find_training_data(
@@ -146,77 +125,6 @@ def find_training_data(
     return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
 
 
-def find_case_files(
-    root: Path, with_target: bool, layout: FolderLayout = CROSSMODA_2021
-) -> tuple[list[CaseFiles], list[CaseFiles], list[str]]:
-    """Find the source and target cases of the challenge's folders, or of a dataset, and the names of other files.
-
-    Raises:
-        DataError: a folder is missing or has no scan, or scans and label maps do not belong together.
-        OSError: a folder cannot be listed.
-    """
-    if layout.name == NNUNET.name:
-        return _of_dataset(root, with_target)
-    source_folder = _only_folder(root, SOURCE_TRAINING_FOLDERS)
-    scans, labels = files_by_case(source_folder, SOURCE_SUFFIX), files_by_case(source_folder, LABEL_SUFFIX)
-    problems = _lonely(source_folder.name, scans, labels)
-    if not scans:
-        problems.append(f"{source_folder}: expected scans {{case}}{SOURCE_SUFFIX}, got none; check --data")
-    source = [CaseFiles(case, path, labels.get(case)) for case, path in scans.items()]
-    ignored = _other_files(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
-    target: list[CaseFiles] = []
-    if with_target:
-        target_folder = _only_folder(root, TARGET_TRAINING_FOLDERS)
-        target = [CaseFiles(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
-        if not target:
-            problems.append(f"{target_folder}: expected scans {{case}}{TARGET_SUFFIX}, got none; check --data")
-        if labelled := list(files_by_case(target_folder, LABEL_SUFFIX)):
-            problems.append(
-                f"{target_folder.name}: expected no label maps of the target domain, got those of {_listed(labelled)}; "
-                "move them away: adaptation must not see them"
-            )
-        ignored += _other_files(target_folder, (TARGET_SUFFIX, LABEL_SUFFIX))
-    if problems:
-        raise DataError("\n".join(problems))
-    return source, target, ignored
-
-
-def _of_dataset(root: Path, with_target: bool) -> tuple[list[CaseFiles], list[CaseFiles], list[str]]:
-    try:
-        folders = cases_of(root, (TRAINING_SCANS, TRAINING_LABELS, *([TEST_SCANS] if with_target else [])))
-    except ValueError as error:
-        raise DataError(f"{root}: {error}") from error
-    scans, labels = folders[TRAINING_SCANS], folders[TRAINING_LABELS]
-    if problems := _lonely(TRAINING_SCANS, scans, labels):
-        raise DataError("\n".join(problems))
-    target = [CaseFiles(case, path, None) for case, path in folders.get(TEST_SCANS, {}).items()]
-    return [CaseFiles(case, path, labels[case]) for case, path in scans.items()], target, []
-
-
-def _lonely(folder: str, scans: Mapping[str, Path], labels: Mapping[str, Path]) -> list[str]:
-    """Name the scans without a label map, and the label maps without a scan."""
-    problems = []
-    if lonely := [case for case in scans if case not in labels]:
-        problems.append(f"{folder}: expected a label map beside every scan, got none for {_listed(lonely)}")
-    if lonely := [case for case in labels if case not in scans]:
-        problems.append(f"{folder}: expected a scan beside every label map, got none for {_listed(lonely)}")
-    return problems
-
-
-def _only_folder(root: Path, names: Sequence[str]) -> Path:
-    there = [root / name for name in names if (root / name).is_dir()]
-    if len(there) > 1:
-        raise DataError(f"{root}: expected one of {' and '.join(names)}, got both; move one away")
-    if not there:
-        raise DataError(f"{root}: expected a folder {' or '.join(names)}, got none; check --data, or give a split file")
-    return there[0]
-
-
-def _other_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    entries = sorted(folder.iterdir())
-    return [f"{folder.name}/{e.name}" for e in entries if all(case_of(e.name, suffix) is None for suffix in suffixes)]
-
-
 def _split_source(
     source: list[CaseFiles], validation_cases: int | None
 ) -> tuple[list[CaseFiles], list[CaseFiles], str]:
@@ -233,7 +141,7 @@ def _split_source(
     if all(ids.values()):
         if stray := [case for case, number in ids.items() if number and not _within(number, SOURCE_IDS)]:
             raise DataError(
-                f"source ids: expected {SOURCE_IDS[0]} to {SOURCE_IDS[1]}, got {_listed(stray)}; "
+                f"source ids: expected {SOURCE_IDS[0]} to {SOURCE_IDS[1]}, got {some_names(stray)}; "
                 "move them away, or give a split file"
             )
         training = [f for f in source if _within(ids[f.case] or 0, PAPER.source_training_ids)]
@@ -254,7 +162,7 @@ def _check_target_ids(target: list[CaseFiles], split: str) -> None:
     first, last = PAPER.target_training_ids
     if stray := [case for case, number in numbers.items() if number and not first <= number <= last]:
         raise DataError(
-            f"target ids: expected {first} to {last}, got {_listed(stray)}; "
+            f"target ids: expected {first} to {last}, got {some_names(stray)}; "
             f"move them away, or give a split file (split: {split})"
         )
 
@@ -329,9 +237,9 @@ def _problems(parts: dict[str, list[CaseFiles]], with_target: bool) -> Iterator[
         unlabelled = [found.case for found in listed if found.labels is None]
         labelled = [found.case for found in listed if found.labels is not None]
         if part == "target_training" and labelled:
-            yield f"{part}: expected no label maps of the target domain, got {_listed(labelled)}'s; leave them out"
+            yield f"{part}: expected no label maps of the target domain, got {some_names(labelled)}'s; leave them out"
         if part != "target_training" and unlabelled:
-            yield f"{part}: expected a label map for every scan, got none for {_listed(unlabelled)}"
+            yield f"{part}: expected a label map for every scan, got none for {some_names(unlabelled)}"
         for found in listed:
             for path in filter(None, (found.scan, found.labels)):
                 if TARGET_VALIDATION_REFERENCE_FOLDER in {*path.parts, *path.resolve().parts}:
@@ -393,8 +301,3 @@ def _range(values: Iterable[float], form: str) -> str:
     there = list(values)
     low, high = format(min(there), form), format(max(there), form)
     return low if low == high else f"{low}-{high}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

@@ -10,7 +10,7 @@ from pathlib import Path
 from challenge.contract import STRUCTURES, TARGET_TRAINING_FOLDERS
 from challenge.files import open_regular, written_whole
 from challenge.nnunet import CHANNEL_SUFFIX, TEST_SCANS, TRAINING_LABELS, TRAINING_SCANS, Dataset
-from pipeline.data.dataset import find_case_files
+from pipeline.data.case_files import find_case_files
 
 _NAME = re.compile(r"Dataset\d{3}_[A-Za-z0-9_-]+")
 _ENDING = ".nii.gz"
@@ -27,7 +27,7 @@ def export_dataset(data: Path, out: Path) -> list[Path]:
 
     Raises:
         ValueError: `out` is no name that nnU-Net takes, or holds something.
-        DataError: as `pipeline.data.dataset.find_case_files`.
+        DataError: as `pipeline.data.case_files.find_case_files`.
         OSError: a file cannot be read or written.
     """
     if not _NAME.fullmatch(out.name):
