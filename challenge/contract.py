@@ -31,11 +31,20 @@ TARGET_VALIDATION_IDS = (211, 242)
 
 @dataclass(frozen=True)
 class Structure:
-    """A structure to segment: `key` names it in files and options, `title` in tables; `label` is its voxel value."""
+    """A structure: `key` names it in files and options, `title` in tables; `label` is its voxel value.
+
+    A structure that is the union of several labels, as the whole tumour of 2023 is, has the others in `also`.
+    """
 
     key: str
     title: str
     label: int
+    also: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All voxel values that are part of it."""
+        return (self.label, *self.also)
 
 
 VS = Structure(key="vs", title="VS", label=1)
@@ -61,11 +70,15 @@ def case_of(file_name: str, suffix: str) -> str | None:
 
 # Images that no tool of the challenge writes, and how T2 scans are called elsewhere.
 _IMAGE = re.compile(r"(?P<stem>.+?)\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|hdr|dcm)", re.IGNORECASE)
-_NOT_T2 = tuple(suffix.lower().removesuffix(".nii.gz") for suffix in (SOURCE_SUFFIX, LABEL_SUFFIX))
 _T2_ENDING = re.compile(r"[-_. ]?((hr|high|hi)[-_]?)?t2w?$", re.IGNORECASE)
 
 
-def near_misses(file_names: Iterable[str], cases: Iterable[str]) -> dict[str, str]:
+def near_misses(
+    file_names: Iterable[str],
+    cases: Iterable[str],
+    scan_suffix: str = TARGET_SUFFIX,
+    label_suffix: str = LABEL_SUFFIX,
+) -> dict[str, str]:
     """Find image files that were probably meant to be a scan, of a case that has none, and say what to do with each.
 
     `["a_T2.nii.gz", "b_hrT2.nii", "b_ceT1.nii.gz", "notes.txt"]` -> `{"a_T2.nii.gz": "rename it to a_hrT2.nii.gz",
@@ -74,21 +87,35 @@ def near_misses(file_names: Iterable[str], cases: Iterable[str]) -> dict[str, st
     Args:
         file_names: a folder's entries that are no scans.
         cases: those that have a scan.
+        scan_suffix: of scans, after the case.
+        label_suffix: of label maps; one without a stem tells none from a scan.
     """
     found = {}
     have = tuple(cases)
+    kind, wanted_ending = _split(scan_suffix)
+    not_t2 = tuple(stem for stem in (_split(suffix)[0] for suffix in (SOURCE_SUFFIX, label_suffix)) if stem)
     for name in file_names:
         image = _IMAGE.fullmatch(name)
         if image is None or name.startswith("."):
             continue
         stem = image["stem"]
-        if stem.lower().endswith(_NOT_T2) or any(stem == case or stem.startswith(f"{case}_") for case in have):
+        if stem.lower().endswith(not_t2) or any(stem == case or stem.startswith(f"{case}_") for case in have):
             continue
-        wanted = (_T2_ENDING.sub("", stem) or stem) + TARGET_SUFFIX
+        bare = stem[: -len(kind)] if kind and stem.lower().endswith(kind) else _T2_ENDING.sub("", stem)
         ending = name[len(stem) :].lower()
-        advice = {".nii.gz": "rename it", ".nii": "compress it"}.get(ending, "convert it")
-        found[name] = f"{advice} to {wanted}"
+        advice = "convert it"
+        if ending == wanted_ending:
+            advice = "rename it"
+        elif ending + ".gz" == wanted_ending:
+            advice = "compress it"
+        found[name] = f"{advice} to {(bare or stem) + scan_suffix}"
     return found
+
+
+def _split(suffix: str) -> tuple[str, str]:
+    """Split a suffix in lower case: `_hrT2.nii.gz` -> `_hrt2`, `.nii.gz`."""
+    stem, dot, ending = suffix.lower().partition(".")
+    return stem, dot + ending
 
 
 def label_file(case: str) -> str:

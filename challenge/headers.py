@@ -7,6 +7,7 @@ value, and an origin that is no number as 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,35 @@ def parse_header(name: str, head: bytes) -> tuple[Layout, Geometry]:
         raise CaseError(f"{name}: expected an image of scalars, got the intent code {intent}, of vectors; set it to 0")
     layout = Layout(_offset(name, header), size_xyz, _dtype(name, header), *_scaling(name, header))
     return layout, _geometry(name, header, size_xyz)
+
+
+def checked_grid(
+    name: str,
+    size_xyz: tuple[int, int, int],
+    spacing_mm: Sequence[float],
+    cosines: NDArray[np.float64],
+    origin_mm: Sequence[float],
+) -> Geometry:
+    """Return the grid that another format's header tells, after the same checks as for NIfTI.
+
+    Args:
+        name: of the file.
+        size_xyz: in voxels.
+        spacing_mm: x, y, z.
+        cosines: of shape `(3, 3)`, a column for each axis, in ITK's left, posterior, superior.
+        origin_mm: in the same.
+
+    Raises:
+        CaseError: an impossible spacing, direction or origin.
+    """
+    low, high = _SPACINGS_MM
+    if not all(low <= s <= high for s in spacing_mm):
+        raise CaseError(f"{name}: expected spacings of {low:g} to {high:g} mm, got {list(spacing_mm)}; fix the header")
+    affine = np.column_stack([cosines * np.array(spacing_mm), origin_mm])
+    _, origin = _place(name, "header", affine, list(spacing_mm))
+    x, y, z = spacing_mm
+    left, posterior, superior = origin.tolist()
+    return Geometry(size_xyz, (x, y, z), (left, posterior, superior), tuple(cosines.ravel().tolist()))
 
 
 def _header(name: str, head: bytes) -> "nibabel.Nifti1Header":

@@ -1,15 +1,19 @@
-"""NIfTI files: read once, checked before they become an image, and written whole.
+"""Image files, NIfTI above all: read once, checked before they become an image, and written whole.
+
+The format goes by the file's name: `.mha` is a MetaImage, `.nrrd` a NRRD, and everything else NIfTI.
 
 ITK reads truncated files and NaN voxels as zeros without an error, and opens a file again that was checked before. A
 label map made from such a scan looks like any other. So ITK only writes files. Here a file is opened once; its header
-is checked (`challenge.headers`) before a voxel is read, and the image is made of the very bytes that were checked.
+is checked (`challenge.headers`, `challenge.text_headers`) before a voxel is read, and the image is made of the very
+bytes that were checked.
 """
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,8 +23,22 @@ from numpy.typing import NDArray
 
 from challenge.files import NotAFileError, open_regular, written_whole
 from challenge.headers import LONGEST, MAX_VOXELS, CaseError, Geometry, Layout, parse_header
+from challenge.text_headers import parse_metaimage, parse_nrrd
 
-__all__ = ["MAX_VOXELS", "CaseError", "Geometry", "geometry_of", "read_geometry", "read_image", "write_image"]
+__all__ = [
+    "ENDINGS",
+    "MAX_VOXELS",
+    "CaseError",
+    "Geometry",
+    "geometry_of",
+    "read_geometry",
+    "read_image",
+    "write_image",
+]
+
+# Of the files that are read and written; the longest that fits is a file's.
+ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+_TEXT_HEADERS = {".mha": parse_metaimage, ".nrrd": parse_nrrd}
 
 _CHUNK_BYTES = 2**20
 # After the voxels: padding of some writers. More is a file whose header claims less than it holds.
@@ -40,10 +58,10 @@ def geometry_of(image: sitk.Image) -> Geometry:
 def read_image(
     path: Path, *, accept: Callable[[Geometry], None] = lambda _: None, within: Path | None = None
 ) -> sitk.Image:
-    """Read a 3-D scalar NIfTI image, `scl_slope` and `scl_inter` applied.
+    """Read a 3-D scalar image, of NIfTI with `scl_slope` and `scl_inter` applied.
 
-    A fourth or later dimension is dropped if its length is 1. Scaled voxels are float32 or, if stored as float64,
-    float64.
+    A NIfTI file's fourth or later dimension is dropped if its length is 1. Scaled voxels are float32 or, if stored as
+    float64, float64.
 
     Args:
         path: of the file, or of a link to it.
@@ -51,13 +69,11 @@ def read_image(
         within: the folder that a link must not leave, for files that somebody else has put there.
 
     Raises:
-        CaseError: whatever is wrong with the file: it is missing, is no regular file or no NIfTI, is damaged, cut short
+        CaseError: whatever is wrong with the file: it is missing, is no regular file or no image, is damaged, cut short
             or changed while it is read, is not 3-D, not scalar or too large, contradicts itself, has an impossible
             spacing, direction or origin, or has NaN or infinite voxels.
     """
-    with _opened(path, within) as stream:
-        head = stream.read(LONGEST)
-        layout, geometry = parse_header(path.name, head)
+    with _opened(path, within) as raw, _header_read(path.name, raw) as (stream, head, layout, geometry):
         accept(geometry)
         image = sitk.GetImageFromArray(_read_voxels(path.name, stream, head, layout))
     image.SetSpacing(geometry.spacing_mm)
@@ -72,12 +88,12 @@ def read_geometry(path: Path, *, within: Path | None = None) -> Geometry:
     Raises:
         CaseError: as `read_image`, but the voxels are not checked.
     """
-    with _opened(path, within) as stream:
-        return parse_header(path.name, stream.read(LONGEST))[1]
+    with _opened(path, within) as raw, _header_read(path.name, raw) as (_, _, _, geometry):
+        return geometry
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
-    """Write a compressed NIfTI file that is whole or absent.
+    """Write an image file that is whole or absent, compressed unless it is a `.nii`; the name tells the format.
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full. The folder is left as it was.
@@ -104,16 +120,13 @@ def _check_written(path: Path, image: sitk.Image) -> None:
 
 @contextmanager
 def _opened(path: Path, within: Path | None) -> Iterator[BinaryIO]:
-    """Open a NIfTI file, compressed or not. Whatever goes wrong while it is read becomes its refusal, a `CaseError`."""
+    """Open an image file. Whatever goes wrong while it is read becomes its refusal, a `CaseError`."""
     name = path.name
     try:
         with open_regular(path, within=within) as raw:
             before = os.fstat(raw.fileno())
-            compressed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if compressed else raw as stream:
-                yield cast(BinaryIO, stream)
-                after = os.fstat(raw.fileno())
+            yield raw
+            after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise CaseError(f"{name}: expected a finished file, got one that is being written; wait, and try again")
     except CaseError:
@@ -141,9 +154,47 @@ def _opened(path: Path, within: Path | None) -> Iterator[BinaryIO]:
         raise CaseError(f"{name}: expected a file that fits into memory, got a larger one; crop the scan") from error
     except Exception as error:  # no file, however odd, may end the run of the others
         raise CaseError(
-            f"{name}: expected a NIfTI file, got one that cannot be read ({type(error).__name__}: {error}); "
+            f"{name}: expected an image file, got one that cannot be read ({type(error).__name__}: {error}); "
             "export it again"
         ) from error
+
+
+@contextmanager
+def _header_read(name: str, raw: BinaryIO) -> Iterator[tuple[BinaryIO, bytes, Layout, Geometry]]:
+    """Read and check a file's header. Yield the open stream, the bytes that were read of it, and what they say."""
+    if (parse := _TEXT_HEADERS.get(Path(name).suffix.lower())) is not None:
+        header = parse(name, raw)
+        stream = cast(BinaryIO, io.BufferedReader(_Inflated(raw), _CHUNK_BYTES)) if header.compressed else raw
+        yield stream, b"", header.layout, header.geometry
+        return
+    compressed = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    with gzip.open(raw) if compressed else nullcontext(raw) as opened:
+        head = opened.read(LONGEST)
+        layout, geometry = parse_header(name, head)
+        yield cast(BinaryIO, opened), head, layout, geometry
+
+
+class _Inflated(io.RawIOBase):
+    """What a zlib or gzip stream holds, from where a file stands; its end is checked, and a bomb fills no memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._inflate, self._left = file, zlib.decompressobj(zlib.MAX_WBITS | 32), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._inflate.eof:
+            given = self._left or self._file.read(_CHUNK_BYTES)
+            if not given:
+                raise EOFError
+            data = self._inflate.decompress(given, len(buffer))
+            self._left = self._inflate.unconsumed_tail
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
 
 
 def _read_voxels(name: str, stream: BinaryIO, head: bytes, layout: Layout) -> NDArray[Any]:

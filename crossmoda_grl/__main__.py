@@ -37,6 +37,11 @@ COMMANDS = {
     ),
     "study": ("pipeline.tuning.cli", "study", "Show a search's results: table, plots, the best settings."),
     "phantom": ("pipeline.phantom.cli", "phantom", "Make phantom scans with labels in the challenge's layout."),
+    "export-dataset": (
+        "pipeline.data.cli",
+        "export_dataset",
+        "Copy the challenge's folders, or phantoms, to a dataset of nnU-Net.",
+    ),
     "evaluate": ("evaluation.cli", "evaluate", "Score, rank and report submissions, and run their images."),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from challenge.layouts import DEFAULT_LAYOUT, LAYOUTS
 from evaluation.cohort import CohortScores, refuse_unusable, score_cohorts, team_folders
 from evaluation.metrics import CHALLENGE_ASSD, AssdDefinition
 from evaluation.ranking import Ranking, rank_teams, table_of
@@ -20,27 +21,33 @@ def score(
     asd: AssdDefinition = CHALLENGE_ASSD,
     strict_geometry: bool = False,
     jobs: int = 1,
+    layout: str = DEFAULT_LAYOUT,
 ) -> list[CohortScores]:
     """Score label maps against references, as `crossmoda-grl evaluate score` does.
 
     Args:
-        reference: folder of `{case}_Label.nii.gz`.
+        reference: folder of `{case}_Label.nii.gz`, or as the layout has it.
         prediction: folder of predicted label maps, or of one such folder per team.
         team: the team's name; by default the folder's.
         asd: ASSD, "2021" for the challenge's mean of two directed means, or "pooled".
         strict_geometry: refuse predictions on another grid than the reference's.
         jobs: processes. With more than 1, a script needs `if __name__ == "__main__":`.
+        layout: how label maps are named and what is scored; a name in `challenge.layouts.LAYOUTS`.
 
     Returns:
         One record per team: `results` by case, `aggregates` by structure; distances in mm, volumes in mm3.
 
     Raises:
-        ValueError: there is no reference or not one usable prediction, or a case has two files.
+        ValueError: there is no reference or not one usable prediction, a case has two files, or there is no such
+            layout.
         OSError: a folder cannot be read.
     """
-    folders = team_folders(Path(prediction), team)
-    cohorts = score_cohorts(Path(reference), folders, asd=asd, strict_geometry=strict_geometry, jobs=jobs)
-    refuse_unusable(cohorts)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    named = LAYOUTS[layout]
+    folders = team_folders(Path(prediction), team, named)
+    cohorts = score_cohorts(Path(reference), folders, asd=asd, strict_geometry=strict_geometry, jobs=jobs, layout=named)
+    refuse_unusable(cohorts, named)
     return cohorts
 
 

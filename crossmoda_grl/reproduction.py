@@ -110,7 +110,7 @@ def validation_scans(data: Path) -> Path:
     Raises:
         click.ClickException: there is none, or no scan in it.
     """
-    from pipeline.inference.submission import SubmissionError, find_submission_scans
+    from pipeline.inference.inputs import SubmissionError, find_submission_scans
 
     there = [data / name for name in TARGET_VALIDATION_FOLDERS if (data / name).is_dir()]
     if len(there) != 1:

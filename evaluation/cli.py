@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from challenge.files import write_text
+from challenge.layouts import CROSSMODA_2021, DEFAULT_LAYOUT, LAYOUTS, FolderLayout
 from challenge.names import shown
 from challenge.quantities import parse_bytes, parse_duration_s
 from challenge.signals import Interrupted, interruptible
@@ -66,11 +67,18 @@ def evaluate() -> None:
 @evaluate.command()
 @click.option("--reference", type=FOLDER, required=True, help="Folder of reference label maps, {case}_Label.nii.gz.")
 @click.option(
+    "--layout",
+    type=click.Choice(list(LAYOUTS)),
+    default=DEFAULT_LAYOUT,
+    help="How label maps are named, and what is scored; docs/layouts.md describes them.",
+)
+@click.option(
     "--prediction", type=FOLDER, required=True, help="Folder of predicted label maps, or of one such folder per team."
 )
 @click.option("--team", help="The team's name.  [default: the folder's name]")
 @click.option("--csv", "csv_file", type=NEW_FILE, help="Write the scores per case as CSV.")
 @click.option("--json", "json_file", type=NEW_FILE, help="Write the scores per case and their aggregates as JSON.")
+@click.option("--metrics", "metrics_file", type=NEW_FILE, help="Write one team's scores as grand-challenge takes them.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Processes; each needs up to about 1 GB.")
 @click.option(
     "--asd",
@@ -86,7 +94,9 @@ def score(
     team: str | None,
     csv_file: Path | None,
     json_file: Path | None,
+    metrics_file: Path | None,
     allow_missing: bool,
+    layout: str,
     **rules: Any,
 ) -> None:
     """Score label maps against references: Dice, ASSD, HD95 and volumes of every case.
@@ -97,8 +107,15 @@ def score(
     from evaluation.cohort import team_folders
 
     with one_line_errors():
-        folders = team_folders(prediction, team)
-    cohorts = _score_and_show(reference, folders, csv_file, json_file, usable=True, **rules)
+        folders = team_folders(prediction, team, LAYOUTS[layout])
+        if metrics_file is not None and len(folders) > 1:
+            raise ValueError(f"--metrics: expected one team, got {len(folders)}; score one team's folder")
+    cohorts = _score_and_show(reference, folders, csv_file, json_file, usable=True, layout=LAYOUTS[layout], **rules)
+    if metrics_file is not None:
+        from evaluation.metrics_file import metrics_json
+
+        with one_line_errors():
+            write_text(metrics_file, metrics_json(cohorts[0]))
     if any(cohort.failed or (cohort.missing and not allow_missing) for cohort in cohorts):
         sys.exit(1)
 
@@ -116,7 +133,8 @@ def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: i
     """
     import numpy as np
 
-    from evaluation.ranking import rank_teams, ranking_to_json, table_of
+    from evaluation.ranking import rank_teams, table_of
+    from evaluation.ranking_file import ranking_to_json
     from evaluation.score_files import read_score_file
     from evaluation.tables import rank_tables
 
@@ -164,6 +182,7 @@ def report(
     given = {name for name in ("reference", "prediction", "scans") if drawing[name] is not None}
     if given and not given >= {"reference", "prediction"}:
         raise click.UsageError("expected --reference and --prediction to draw the worst cases; give both")
+    from evaluation.report.content import refuse_other_structures
     from evaluation.report.markdown import render_markdown
     from evaluation.report.page import render_html
     from evaluation.report.ranking_view import try_ranking
@@ -171,6 +190,7 @@ def report(
 
     with one_line_errors():
         cohorts = read_score_files(scores)
+        refuse_other_structures(cohorts)
         ranking, unranked = try_ranking(cohorts, samples=samples, seed=seed)
         if markdown is not None:
             text = render_markdown(cohorts, ranking=ranking, unranked=unranked, phantom=phantom)
@@ -264,6 +284,7 @@ def _score_and_show(
     json_file: Path | None,
     *,
     usable: bool = False,
+    layout: FolderLayout = CROSSMODA_2021,
     **rules: Any,
 ) -> "list[CohortScores]":
     """Score teams' folders, write the files that are asked for, and show tables and findings.
@@ -276,9 +297,9 @@ def _score_and_show(
 
     with one_line_errors():
         with case_progress("scoring") as on_case:
-            cohorts = score_cohorts(reference, folders, on_case=on_case, **rules)
+            cohorts = score_cohorts(reference, folders, on_case=on_case, layout=layout, **rules)
         if usable:
-            refuse_unusable(cohorts)
+            refuse_unusable(cohorts, layout)
         write_scores(cohorts, csv_file, json_file)
     for cohort in cohorts:
         click.echo(score_table(cohort))

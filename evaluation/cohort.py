@@ -25,8 +25,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from challenge.contract import LABEL_SUFFIX, STRUCTURES, files_by_case, label_file, sorted_cases
+from challenge.contract import LABEL_SUFFIX, STRUCTURES, Structure, files_by_case, sorted_cases
+from challenge.layouts import CROSSMODA_2021, GRAND_CHALLENGE, FolderLayout
 from challenge.names import is_plain
+from evaluation.grand_challenge import PREDICTIONS_FILE, label_maps_of_jobs
 from evaluation.metrics import CHALLENGE_ASSD, AssdDefinition
 from evaluation.scoring import CaseScores, Status, StructureScores, score_case
 
@@ -34,6 +36,8 @@ from evaluation.scoring import CaseScores, Status, StructureScores, score_case
 AVERAGED_METRICS = ("dice", "assd_mm", "hd95_mm", "volume_error_mm3")
 
 _NEARLY_A_LABEL = re.compile(r"(?P<case>.+)_label\.nii(\.gz)?", re.IGNORECASE)
+# Where label maps have no more than their case's name.
+_NEARLY_A_CASE = re.compile(r"(?P<case>.+?)(_label)?\.(nii\.gz|nii|mha|nrrd)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,14 @@ class CohortScores:
     results: tuple[CaseScores, ...]
     metadata: Metadata = Metadata()
     extra: tuple[str, ...] = ()
+    structures: tuple[Structure, ...] = STRUCTURES
 
     @property
     def aggregates(self) -> dict[str, StructureAggregates]:
         """Summaries and counts by `Structure.key`."""
         return {
             structure.key: aggregate([result.structures[structure.key] for result in self.results])
-            for structure in STRUCTURES
+            for structure in self.structures
         }
 
     @property
@@ -97,7 +102,7 @@ class CohortScores:
         return [result for result in self.results if result.problem is not None and result.case not in self.missing]
 
 
-def refuse_unusable(cohorts: Sequence[CohortScores]) -> None:
+def refuse_unusable(cohorts: Sequence[CohortScores], layout: FolderLayout = CROSSMODA_2021) -> None:
     """Refuse cohorts without one usable prediction among them: a table of zeros would look like a bad method.
 
     Raises:
@@ -107,12 +112,12 @@ def refuse_unusable(cohorts: Sequence[CohortScores]) -> None:
     if all(problems):
         folders = ", ".join(str(cohort.metadata.prediction) for cohort in cohorts)
         raise ValueError(
-            f"{folders}: expected label maps named {{case}}{LABEL_SUFFIX} of the reference's cases, got none that can "
-            f"be used; e.g. {problems[0]}"
+            f"{folders}: expected label maps named {{case}}{layout.label_suffix} of the reference's cases, got none "
+            f"that can be used; e.g. {problems[0]}"
         )
 
 
-def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
+def team_folders(prediction: Path, team: str | None = None, layout: FolderLayout = CROSSMODA_2021) -> dict[str, Path]:
     """Tell whose predictions a folder holds: one team's label maps, or one folder of label maps per team.
 
     A folder that holds label maps is one team's, named `team` or after the folder. Otherwise, if a folder in it holds
@@ -133,8 +138,8 @@ def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
                 f"{prediction}: expected folders of teams, got {folder.name}, a link out of the folder; "
                 "remove it, or put the team's own files in its place"
             )
-    holding = [folder for folder in inside if _label_files(folder)]
-    if _label_files(prediction) or not holding:
+    holding = [folder for folder in inside if _label_files(folder, layout)]
+    if _label_files(prediction, layout) or not holding:
         if holding:
             raise ValueError(
                 f"{prediction}: expected label maps or folders of teams, got both, with label maps in "
@@ -149,16 +154,18 @@ def team_folders(prediction: Path, team: str | None = None) -> dict[str, Path]:
     return {folder.name: folder for folder in inside}
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Find a folder's label maps by case; refuse two files for one case.
+def _label_files(folder: Path, layout: FolderLayout) -> dict[str, Path]:
+    """Find a folder's label maps by case, those of grand-challenge's jobs included; refuse two files for one case.
 
     Raises:
         ValueError: two files stand for one case.
         OSError: the folder cannot be listed.
     """
-    found = files_by_case(folder, LABEL_SUFFIX)
+    if layout.name == GRAND_CHALLENGE.name and (folder / PREDICTIONS_FILE).exists():
+        return label_maps_of_jobs(folder)
+    found = files_by_case(folder, layout.label_suffix)
     spellings: dict[str, list[str]] = {}
-    for case, name in (*((case, path.name) for case, path in found.items()), *_misspelt(folder)):
+    for case, name in (*((case, path.name) for case, path in found.items()), *_misspelt(folder, layout)):
         spellings.setdefault(case.casefold(), []).append(name)
     for names in spellings.values():
         if len(names) > 1:
@@ -168,11 +175,12 @@ def _label_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _misspelt(folder: Path) -> Iterator[tuple[str, str]]:
+def _misspelt(folder: Path, layout: FolderLayout) -> Iterator[tuple[str, str]]:
     """Yield case and file name of each file that was probably meant to be a label map."""
+    nearly = _NEARLY_A_LABEL if layout.label_suffix == LABEL_SUFFIX else _NEARLY_A_CASE
     for entry in folder.iterdir():
-        match = _NEARLY_A_LABEL.fullmatch(entry.name)
-        if match and not entry.name.endswith(LABEL_SUFFIX) and is_plain(entry.name):
+        match = nearly.fullmatch(entry.name)
+        if match and not entry.name.endswith(layout.label_suffix) and is_plain(entry.name):
             yield match["case"], entry.name
 
 
@@ -183,15 +191,17 @@ def score_cohorts(
     asd: AssdDefinition = CHALLENGE_ASSD,
     strict_geometry: bool = False,
     jobs: int = 1,
+    layout: FolderLayout = CROSSMODA_2021,
     on_case: Callable[[int, int, str], None] | None = None,
 ) -> list[CohortScores]:
     """Score each team's folder of label maps against a folder of references, case by case.
 
     Args:
-        reference: folder of `{case}_Label.nii.gz`; its cases are the cohort.
+        reference: folder of `{case}_Label.nii.gz`, or as `layout` has it; its cases are the cohort.
         predictions: for each team, its folder of `{case}_Label.nii.gz`.
         asd: the definition of ASSD, see `metrics.assd_mm`.
         strict_geometry: refuse predictions on another grid than the reference's.
+        layout: how label maps are named, and what is scored.
         jobs: number of processes. With more than 1, each process imports the caller's main module.
         on_case: called after each case with the number of cases done, the number of all cases, and the case.
 
@@ -204,10 +214,10 @@ def score_cohorts(
     """
     if jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}; give the number of processes")
-    references = _label_files(reference)
+    references = _label_files(reference, layout)
     if not references:
-        raise ValueError(f"{reference}: expected label maps named *{LABEL_SUFFIX}, got none; check the folder")
-    found = {team: _label_files(folder) for team, folder in predictions.items()}
+        raise ValueError(f"{reference}: expected label maps named *{layout.label_suffix}, got none; check the folder")
+    found = {team: _label_files(folder, layout) for team, folder in predictions.items()}
     tasks = [
         (
             case,
@@ -215,6 +225,7 @@ def score_cohorts(
             [found[team].get(case) for team in predictions],
             asd,
             strict_geometry,
+            layout,
         )
         for case in sorted_cases(references)
     ]
@@ -226,18 +237,19 @@ def score_cohorts(
     return [
         CohortScores(
             team=team,
-            results=tuple(_with_hint(scored[case][index], folder) for case in sorted_cases(references)),
+            results=tuple(_with_hint(scored[case][index], folder, layout) for case in sorted_cases(references)),
             metadata=Metadata(str(asd), str(reference), str(folder), strict_geometry),
             extra=tuple(
                 [path.name for case, path in found[team].items() if case not in references]
-                + sorted(name for _, name in _misspelt(folder))
+                + sorted(name for _, name in _misspelt(folder, layout))
             ),
+            structures=layout.scored,
         )
         for index, (team, folder) in enumerate(predictions.items())
     ]
 
 
-_Task = tuple[str, Path, Sequence[Path | None], AssdDefinition, bool]
+_Task = tuple[str, Path, Sequence[Path | None], AssdDefinition, bool, FolderLayout]
 
 
 def _run_tasks(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[str, list[CaseScores]]]:
@@ -277,12 +289,13 @@ def leaves_folder(path: Path, folder: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _with_hint(result: CaseScores, folder: Path) -> CaseScores:
+def _with_hint(result: CaseScores, folder: Path, layout: FolderLayout) -> CaseScores:
     """Add to a missing case's problem the file that was probably meant."""
-    meant = [name for case, name in _misspelt(folder) if case.casefold() == result.case.casefold()]
+    meant = [name for case, name in _misspelt(folder, layout) if case.casefold() == result.case.casefold()]
     if result.problem is None or not meant or any(s.status is Status.REFUSED for s in result.structures.values()):
         return result
-    return replace(result, problem=f"{result.problem} (found {meant[0]}: rename it to {label_file(result.case)})")
+    wanted = result.case + layout.label_suffix
+    return replace(result, problem=f"{result.problem} (found {meant[0]}: rename it to {wanted})")
 
 
 def summarise(values: Iterable[float | None]) -> Summary:

@@ -7,7 +7,6 @@ ranked by score, smallest first.
 Source: CrossMoDA2022-Evaluation-code, ranking.py; Dorent et al., CrossMoDA 2021 challenge, Medical Image Analysis 2023.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,19 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from challenge.contract import STRUCTURES, sorted_cases
+from challenge.contract import STRUCTURES, Structure, sorted_cases
 from evaluation.cohort import CohortScores
 
 Values = NDArray[np.float64]
 RankArray = NDArray[np.int64]
 
-_JSON_FORMAT = "crossmoda-grl ranking"
-_JSON_VERSION = 1
-
 
 @dataclass(frozen=True)
 class RankedMetric:
-    """One of the four ranked metrics: its column in a score file, and its field of `StructureScores`."""
+    """One of the ranked metrics: its column in a score file, and its field of `StructureScores`."""
 
     column: str
     kind: str
@@ -36,11 +32,17 @@ class RankedMetric:
     higher_is_better: bool
 
 
-RANKED_METRICS = tuple(
-    RankedMetric(f"{structure.title}_{kind}", kind, structure.key, field, higher)
-    for structure in STRUCTURES
-    for kind, field, higher in (("Dice", "dice", True), ("ASSD", "assd_mm", False))
-)
+def ranked_metrics(structures: Sequence[Structure]) -> tuple[RankedMetric, ...]:
+    """Return the metrics that are ranked: Dice and ASSD of each structure."""
+    return tuple(
+        RankedMetric(f"{structure.title}_{kind}", kind, structure.key, field, higher)
+        for structure in structures
+        for kind, field, higher in (("Dice", "dice", True), ("ASSD", "assd_mm", False))
+    )
+
+
+# The four of 2021 and 2022.
+RANKED_METRICS = ranked_metrics(STRUCTURES)
 # The kinds of metrics that a ranking may use: the challenge's, and each half of it. Source: ranking.py, step 7.
 SUBSETS: Mapping[str, tuple[str, ...]] = {
     "Dice and ASSD": ("Dice", "ASSD"),
@@ -60,7 +62,7 @@ _EXACT_UP_TO = 50
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of several teams on the same cases: `values` float64 (cases, teams, `RANKED_METRICS`).
+    """Scores of several teams on the same cases: `values` float64 (cases, teams, `metrics`).
 
     NaN where the reference gives nothing to compare with: then for all teams, but never for all metrics of a case.
     """
@@ -69,6 +71,7 @@ class ScoreTable:
     cases: tuple[str, ...]
     values: Values
     notes: tuple[str, ...] = ()
+    metrics: tuple[RankedMetric, ...] = RANKED_METRICS
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Ranking:
     Attributes:
         teams: best first; teams of equal score by name.
         cases: in the order of `contract.sorted_cases`.
-        metric_ranks: float64 (cases, teams, `RANKED_METRICS`), NaN where not scored.
+        metric_ranks: float64 (cases, teams, metrics), NaN where not scored.
         case_ranks: float64 (cases, teams), each case's cumulative rank.
         scores: float64 (teams), the final score.
         ranks: int64 (teams), the final rank.
@@ -137,6 +140,10 @@ def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
         ValueError: there are no scores, a team has a case twice, a team lacks cases that others have, or a structure is
             scored for some teams only. The message lists what is missing.
     """
+    kinds = {cohort.structures for cohort in cohorts}
+    if len(kinds) > 1:
+        raise ValueError("scores: expected the same structures in all files, got others; rank one year at a time")
+    metrics = ranked_metrics(*kinds) if kinds else RANKED_METRICS
     scores: dict[str, dict[str, list[float]]] = {}
     for cohort in cohorts:
         cases = scores.setdefault(cohort.team, {})
@@ -146,14 +153,14 @@ def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
                     f"scores: expected each case once per team, got {result.case} of {cohort.team} again; "
                     "give each score file once"
                 )
-            found = (getattr(result.structures[metric.structure], metric.field) for metric in RANKED_METRICS)
+            found = (getattr(result.structures[metric.structure], metric.field) for metric in metrics)
             cases[result.case] = [np.nan if value is None else value for value in found]
     teams, cases_of_all = sorted(scores), sorted_cases({case for cases in scores.values() for case in cases})
     if not teams or not cases_of_all:
         raise ValueError("scores: expected at least one team with one case, got none; score a cohort first")
     _refuse_ragged({team: [case for case in cases_of_all if case not in scores[team]] for team in teams})
     values = np.array([[scores[team][case] for team in teams] for case in cases_of_all], dtype=np.float64)
-    _refuse_partly_scored(values, cases_of_all, teams)
+    _refuse_partly_scored(values, cases_of_all, teams, metrics)
     empty = np.asarray(np.isnan(values).all(axis=(1, 2)))
     if empty.all():
         raise ValueError("scores: expected a case with a score, got none; check the references")
@@ -162,7 +169,7 @@ def table_of(cohorts: Sequence[CohortScores]) -> ScoreTable:
         left_out = [case for case, out in zip(cases_of_all, empty, strict=True) if out]
         notes.append(f"left out, because no structure is scored there: {', '.join(left_out)}")
     kept = tuple(case for case, out in zip(cases_of_all, empty, strict=True) if not out)
-    return ScoreTable(teams=tuple(teams), cases=kept, values=values[~empty], notes=tuple(notes))
+    return ScoreTable(teams=tuple(teams), cases=kept, values=values[~empty], notes=tuple(notes), metrics=metrics)
 
 
 def _refuse_ragged(absent: Mapping[str, Sequence[str]]) -> None:
@@ -173,11 +180,13 @@ def _refuse_ragged(absent: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def _refuse_partly_scored(values: Values, cases: Sequence[str], teams: Sequence[str]) -> None:
+def _refuse_partly_scored(
+    values: Values, cases: Sequence[str], teams: Sequence[str], metrics: Sequence[RankedMetric]
+) -> None:
     unscored = np.isnan(values)
     partly = unscored.any(axis=1) & ~unscored.all(axis=1)
     lines = [
-        f"{cases[case]} {RANKED_METRICS[metric].column} is missing for "
+        f"{cases[case]} {metrics[metric].column} is missing for "
         f"{', '.join(team for team, out in zip(teams, unscored[case, :, metric], strict=True) if out)}"
         for case, metric in np.argwhere(partly)
     ]
@@ -209,20 +218,20 @@ def rank_teams(table: ScoreTable, rng: np.random.Generator, samples: int = 1000)
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}; give the number of bootstrap samples")
-    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in RANKED_METRICS])
+    better = np.array([1.0 if metric.higher_is_better else -1.0 for metric in table.metrics])
     metric_ranks = np.where(np.isnan(table.values), np.nan, smaller_ranks(-table.values * better, axis=1))
     final = np.nanmean(metric_ranks, axis=2).mean(axis=0)
     order = sorted(range(len(table.teams)), key=lambda team: (final[team], table.teams[team]))
     values, metric_ranks = table.values[:, order], metric_ranks[:, order]
 
     case_ranks = {
-        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in RANKED_METRICS]], axis=2)
+        name: np.nanmean(metric_ranks[..., [metric.kind in kinds for metric in table.metrics]], axis=2)
         for name, kinds in SUBSETS.items()
     }
     weights = _sample_weights(len(table.cases), samples, rng)
     subsets = {name: _bootstrap(ranks, weights) for name, ranks in case_ranks.items()}
     compared = {CUMULATIVE_RANK: case_ranks[CHALLENGE_SUBSET]} | {
-        metric.column: values[..., index] for index, metric in enumerate(RANKED_METRICS)
+        metric.column: values[..., index] for index, metric in enumerate(table.metrics)
     }
     return Ranking(
         teams=tuple(table.teams[team] for team in order),
@@ -274,7 +283,7 @@ def _sample_weights(cases: int, samples: int, rng: np.random.Generator) -> Value
 
 def _bootstrap(case_ranks: Values, weights: Values) -> SubsetRanking:
     """Rank the cohort and every bootstrap sample from the ranks per case. Source: ranking.py, step 7."""
-    # RankArray per case are multiples of 1/4, so sums are exact and ties are ties.
+    # RankArray per case are multiples of 1/4 (in 2023 of 1/8), so sums are exact and ties are ties.
     scores = case_ranks.sum(axis=0) / len(case_ranks)
     ranks = smaller_ranks(scores, axis=0)
     sample_ranks = smaller_ranks(weights @ case_ranks, axis=1)
@@ -349,49 +358,3 @@ def holm(p_values: Values) -> Values:
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p_values) else steps
     return corrected
-
-
-def ranking_to_json(ranking: Ranking) -> str:
-    """Return a ranking as JSON: teams best first, ranks and scores by team, NaN as null."""
-    teams = ranking.teams
-
-    def by_team(values: NDArray[np.generic]) -> dict[str, object]:
-        return dict(zip(teams, values.tolist(), strict=True))
-
-    document = {
-        "format": _JSON_FORMAT,
-        "version": _JSON_VERSION,
-        "teams": list(teams),
-        "cases": list(ranking.cases),
-        "scores": by_team(ranking.scores),
-        "ranks": by_team(ranking.ranks),
-        "schemes": {scheme: by_team(ranks) for scheme, ranks in ranking.schemes.items()},
-        "cumulative_ranks": {
-            case: by_team(ranks) for case, ranks in zip(ranking.cases, ranking.case_ranks, strict=True)
-        },
-        "bootstrap": {
-            name: {
-                "samples": len(subset.taus),
-                "scores": by_team(subset.scores),
-                "ranks": by_team(subset.ranks),
-                "kendall_tau": _tau_summary(subset.taus),
-                "rank_interval_95": by_team(subset.intervals),
-                "rank_frequencies": by_team(subset.frequencies),
-            }
-            for name, subset in ranking.subsets.items()
-        },
-        "p_values_holm": {
-            name: {team: by_team(row) for team, row in zip(teams, values, strict=True)}
-            for name, values in ranking.p_values.items()
-        },
-        "notes": list(ranking.notes),
-    }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _tau_summary(taus: Values) -> dict[str, float | None]:
-    defined = taus[~np.isnan(taus)]
-    if not defined.size:
-        return {"mean": None, "median": None, "q1": None, "q3": None, "smallest": None}
-    q1, median, q3 = np.percentile(defined, [25, 50, 75]).tolist()
-    return {"mean": float(defined.mean()), "median": median, "q1": q1, "q3": q3, "smallest": float(defined.min())}

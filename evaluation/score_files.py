@@ -33,8 +33,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from challenge.contract import STRUCTURES, Structure
+from challenge.contract import Structure
 from challenge.files import read_regular, write_text, written_whole
+from challenge.layouts import CROSSMODA_2021, CROSSMODA_2023
 from challenge.names import shown, spreadsheet_cell, text_of_cell
 from evaluation.cohort import CohortScores, Metadata
 from evaluation.scoring import CaseScores, Status, StructureScores
@@ -49,12 +50,8 @@ _OUR_FIELDS = {
     "Prediction_mm3": "prediction_volume_mm3",
     "Volume_Error_mm3": "volume_error_mm3",
 }
-# The organisers' header: Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team.
-CHALLENGE_COLUMNS = (
-    "Case",
-    *[f"{structure.title}_{column}" for structure in STRUCTURES for column in ("Dice", "ASSD")],
-    "Team",
-)
+# What a file can be about. 2023's columns and keys include those of 2021, so they are tried first.
+_KNOWN_STRUCTURES = (CROSSMODA_2023.scored, CROSSMODA_2021.scored)
 # A hundred teams with a hundred cases each, and a kilobyte of notes for every case.
 MAX_ROWS = 10_000
 _MAX_BYTES = 2**24
@@ -70,11 +67,20 @@ _LIMITS = {
 }
 _STATUS = "Status"
 _NOTE = "Note"
-CSV_COLUMNS = (
-    *CHALLENGE_COLUMNS,
-    *(f"{s.title}_{column}" for s in STRUCTURES for column in (*_OUR_FIELDS, _STATUS)),
-    _NOTE,
-)
+
+
+def challenge_columns(structures: Sequence[Structure]) -> tuple[str, ...]:
+    """Return the organisers' header; for 2021 Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team."""
+    return ("Case", *(f"{s.title}_{column}" for s in structures for column in _CHALLENGE_FIELDS), "Team")
+
+
+def csv_columns(structures: Sequence[Structure]) -> tuple[str, ...]:
+    """Return our header, which begins with the organisers'."""
+    ours = (f"{s.title}_{column}" for s in structures for column in (*_OUR_FIELDS, _STATUS))
+    return (*challenge_columns(structures), *ours, _NOTE)
+
+
+CSV_COLUMNS = csv_columns(CROSSMODA_2021.scored)
 
 
 def write_scores(cohorts: Sequence[CohortScores], csv_file: Path | None, json_file: Path | None) -> None:
@@ -199,11 +205,12 @@ def _check_rows(rows: int) -> None:
 
 
 def _cohort_from(entry: Mapping[str, Any]) -> CohortScores:
+    structures = _structures_of(entry["results"])
     results = tuple(
         CaseScores(
             case=_name(result["case"]),
             structures={
-                structure.key: _structure_from(result["structures"][structure.key]) for structure in STRUCTURES
+                structure.key: _structure_from(result["structures"][structure.key]) for structure in structures
             },
             problem=None if result["problem"] is None else _text(result["problem"]),
             warnings=tuple(_text(warning) for warning in _list(result["warnings"])),
@@ -218,7 +225,15 @@ def _cohort_from(entry: Mapping[str, Any]) -> CohortScores:
     if metadata.strict_geometry not in (None, False, True):
         raise ValueError(f"strict_geometry: expected true or false, got {metadata.strict_geometry!r}")
     extra = tuple(_text(name) for name in _list(entry["extra"]))
-    return CohortScores(team=_name(entry["team"]), results=results, metadata=metadata, extra=extra)
+    return CohortScores(
+        team=_name(entry["team"]), results=results, metadata=metadata, extra=extra, structures=structures
+    )
+
+
+def _structures_of(results: Sequence[Mapping[str, Any]]) -> tuple[Structure, ...]:
+    """Tell what a file's cases are scored for; 2021's structures where it has no case."""
+    keys = set(results[0]["structures"]) if results else set()
+    return next((known for known in _KNOWN_STRUCTURES if {s.key for s in known} <= keys), CROSSMODA_2021.scored)
 
 
 def _name(value: Any) -> str:
@@ -267,17 +282,18 @@ def write_csv(cohorts: Sequence[CohortScores], path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    structures = cohorts[0].structures if cohorts else CROSSMODA_2021.scored
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, csv_columns(structures), restval="", lineterminator="\n")
         writer.writeheader()
         for cohort in cohorts:
             for result in cohort.results:
-                writer.writerow(_row_of(result, cohort.team))
+                writer.writerow(_row_of(result, cohort.team, cohort.structures))
 
 
-def _row_of(result: CaseScores, team: str) -> dict[str, object]:
+def _row_of(result: CaseScores, team: str, structures: Sequence[Structure]) -> dict[str, object]:
     row: dict[str, object] = {"Case": spreadsheet_cell(result.case), "Team": spreadsheet_cell(team)}
-    for structure in STRUCTURES:
+    for structure in structures:
         scores = result.structures[structure.key]
         for column, field in (_CHALLENGE_FIELDS | _OUR_FIELDS).items():
             value = getattr(scores, field)
@@ -299,18 +315,28 @@ def read_csv(path: Path) -> list[CohortScores]:
         OSError: the file cannot be read.
     """
     with _refused(path):
-        teams = _teams_of(path.name, csv.DictReader(io.StringIO(_text_of(path), newline="")))
-    return [CohortScores(team=team, results=tuple(cases.values())) for team, cases in teams.items()]
+        reader = csv.DictReader(io.StringIO(_text_of(path), newline=""))
+        structures = _structures_in(path.name, reader.fieldnames or ())
+        teams = _teams_of(path.name, reader, structures)
+    return [CohortScores(team, tuple(cases.values()), structures=structures) for team, cases in teams.items()]
 
 
-def _teams_of(name: str, reader: "csv.DictReader[str]") -> dict[str, dict[str, CaseScores]]:
+def _structures_in(name: str, columns: Sequence[str]) -> tuple[Structure, ...]:
+    """Tell by a CSV file's columns what its cases are scored for."""
+    for known in _KNOWN_STRUCTURES:
+        if set(challenge_columns(known)) <= set(columns):
+            return known
+    expected = challenge_columns(CROSSMODA_2021.scored)
+    absent = [column for column in expected if column not in columns]
+    raise ValueError(
+        f"{name}: expected the columns {','.join(expected)}, got none named {', '.join(absent)}; rename or add them"
+    )
+
+
+def _teams_of(
+    name: str, reader: "csv.DictReader[str]", structures: Sequence[Structure]
+) -> dict[str, dict[str, CaseScores]]:
     """Read the rows of a CSV file: scores by team and case."""
-    absent = [column for column in CHALLENGE_COLUMNS if column not in (reader.fieldnames or ())]
-    if absent:
-        raise ValueError(
-            f"{name}: expected the columns {','.join(CHALLENGE_COLUMNS)}, "
-            f"got none named {', '.join(absent)}; rename or add them"
-        )
     teams: dict[str, dict[str, CaseScores]] = {}
     for number, row in enumerate(reader, start=1):
         _check_rows(number)
@@ -328,8 +354,8 @@ def _teams_of(name: str, reader: "csv.DictReader[str]") -> dict[str, dict[str, C
             raise ValueError(
                 f"{where}: expected each case once per team, got {case} of {team} again; remove one of the rows"
             )
-        structures = {structure.key: _scores_from(row, structure, where) for structure in STRUCTURES}
-        cases[case] = CaseScores(case=case, structures=structures)
+        scores = {structure.key: _scores_from(row, structure, where) for structure in structures}
+        cases[case] = CaseScores(case=case, structures=scores)
     if not teams:
         raise ValueError(f"{name}: expected at least one row of scores, got none; score a cohort first")
     return teams

@@ -27,8 +27,8 @@ Decisions
 ---------
 - A voxel belongs to a structure where its value equals the label exactly, as the organisers have it. Any other value
   of a prediction, fractions included, counts as background, with a warning. In a reference it is an error
-  (`bad_reference`): a map with a label 3 belongs to another year and would be scored wrongly without notice. A file
-  with NaN or infinite voxels is refused.
+  (`bad_reference`): a map with a label 3 belongs to 2023 and would be scored wrongly without notice. The whole tumour
+  of 2023 is every voxel with the label of one of its parts. A file with NaN or infinite voxels is refused.
 - A prediction of another shape is refused before its voxels are read, and so is a link that leaves its folder. One of
   the same shape on another grid is scored index by index, as the organisers do, with a warning that names both
   geometries; `strict_geometry` refuses it.
@@ -46,7 +46,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from challenge.contract import STRUCTURES, label_file
+from challenge.contract import Structure
+from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.nifti import CaseError, Geometry, geometry_of, read_image
 from evaluation.metrics import (
     CHALLENGE_ASSD,
@@ -176,6 +177,7 @@ def score_case(
     predictions: Sequence[Path | None],
     asd: AssdDefinition = CHALLENGE_ASSD,
     strict_geometry: bool = False,
+    layout: FolderLayout = CROSSMODA_2021,
 ) -> list[CaseScores]:
     """Score several teams' predictions of one case. Whatever is wrong with a file becomes part of the scores.
 
@@ -185,27 +187,33 @@ def score_case(
         predictions: one label map per team on the same grid, or None where a team has none.
         asd: the definition of ASSD, see `metrics.assd_mm`.
         strict_geometry: refuse a prediction on another grid instead of scoring it index by index.
+        layout: says which structures are scored, and by which labels.
 
     Returns:
         The scores in the order of `predictions`.
     """
     try:
-        known = _read_reference(reference)
+        known = _read_reference(reference, layout)
     except CaseError as error:
-        unscored = {structure.key: StructureScores(Status.BAD_REFERENCE) for structure in STRUCTURES}
+        unscored = {structure.key: StructureScores(Status.BAD_REFERENCE) for structure in layout.scored}
         return [CaseScores(case, unscored, problem=f"reference {error}") for _ in predictions]
-    return [_score_prediction(case, known, prediction, asd, strict_geometry) for prediction in predictions]
+    return [_score_prediction(case, known, prediction, asd, strict_geometry, layout) for prediction in predictions]
 
 
 def _score_prediction(
-    case: str, reference: _Reference, prediction: Path | None, asd: AssdDefinition, strict_geometry: bool
+    case: str,
+    reference: _Reference,
+    prediction: Path | None,
+    asd: AssdDefinition,
+    strict_geometry: bool,
+    layout: FolderLayout,
 ) -> CaseScores:
     if prediction is None:
-        problem = f"{label_file(case)}: expected a label map, got no such file; scored as empty"
+        problem = f"{case}{layout.label_suffix}: expected a label map, got no such file; scored as empty"
         return CaseScores(case, _scores_without(reference, Status.MISSING), problem=problem)
     warnings: list[str] = []
     try:
-        masks = _read_prediction(prediction, reference.geometry, strict_geometry, warnings)
+        masks = _read_prediction(prediction, reference.geometry, strict_geometry, layout.scored, warnings)
         structures = {
             key: score_masks(mask, masks[key], reference.spacing_zyx_mm, asd) for key, mask in reference.masks.items()
         }
@@ -233,19 +241,21 @@ def _scores_without(reference: _Reference, status: Status) -> dict[str, Structur
     return scores
 
 
-def _read_reference(path: Path) -> _Reference:
+def _read_reference(path: Path, layout: FolderLayout) -> _Reference:
     image = read_image(path)
     values = sitk.GetArrayViewFromImage(image)
-    masks = _masks_of(values)
-    foreign = _foreign_labels(values, masks)
+    foreign = _foreign_labels(values, layout.scored)
     if foreign:
         raise CaseError(
-            f"{path.name}: expected the labels {_label_list()}, got {foreign}; give the reference of 2021 or 2022"
+            f"{path.name}: expected the labels {_label_list(layout.scored)}, got {foreign}; "
+            f"give the reference of {layout.name}, or another --layout"
         )
-    return _Reference(masks=masks, geometry=geometry_of(image))
+    return _Reference(masks=_masks_of(values, layout.scored), geometry=geometry_of(image))
 
 
-def _read_prediction(path: Path, expected: Geometry, strict_geometry: bool, warnings: list[str]) -> dict[str, Mask]:
+def _read_prediction(
+    path: Path, expected: Geometry, strict_geometry: bool, structures: Sequence[Structure], warnings: list[str]
+) -> dict[str, Mask]:
     def accept(geometry: Geometry) -> None:
         if geometry.size_xyz != expected.size_xyz:
             raise CaseError(
@@ -261,33 +271,43 @@ def _read_prediction(path: Path, expected: Geometry, strict_geometry: bool, warn
     # A link could lead to the reference. Reading the voxels of a map of another size could exhaust the memory.
     image = read_image(path, accept=accept, within=path.parent)
     values = sitk.GetArrayViewFromImage(image)
-    masks = _masks_of(values)
-    foreign = _foreign_labels(values, masks)
+    foreign = _foreign_labels(values, structures)
     if foreign:
-        warnings.append(f"{path.name}: expected the labels {_label_list()}, got {foreign}; counted as background")
+        expected_labels = _label_list(structures)
+        warnings.append(f"{path.name}: expected the labels {expected_labels}, got {foreign}; counted as background")
+    return _masks_of(values, structures)
+
+
+def _masks_of(values: NDArray[Any], structures: Sequence[Structure]) -> dict[str, Mask]:
+    masks = {}
+    for structure in structures:
+        masks[structure.key] = np.asarray(values == structure.label)
+        for label in structure.also:
+            masks[structure.key] |= np.asarray(values == label)
     return masks
 
 
-def _masks_of(values: NDArray[Any]) -> dict[str, Mask]:
-    return {structure.key: np.asarray(values == structure.label) for structure in STRUCTURES}
-
-
-def _foreign_labels(values: NDArray[Any], masks: Mapping[str, Mask]) -> str:
+def _foreign_labels(values: NDArray[Any], structures: Sequence[Structure]) -> str:
     """Name the values that are neither background nor a label, and count their voxels; empty where there are none."""
-    foreign = np.count_nonzero(values) - sum(np.count_nonzero(mask) for mask in masks.values())
+    labels = _labels_of(structures)
+    foreign = np.count_nonzero(values) - sum(np.count_nonzero(values == label) for label in labels)
     if foreign == 0:
         return ""
     odd = values != 0
-    for mask in masks.values():
-        odd &= ~mask
+    for label in labels:
+        odd &= values != label
     kinds = np.unique(values[odd])
     shown = ", ".join(f"{kind:g}" for kind in kinds[:_LABELS_SHOWN].tolist())
     more = f" and {len(kinds) - _LABELS_SHOWN} more" if len(kinds) > _LABELS_SHOWN else ""
     return f"also {shown}{more} in {foreign} voxels"
 
 
-def _label_list() -> str:
-    return ", ".join(["0", *(str(structure.label) for structure in STRUCTURES)])
+def _labels_of(structures: Sequence[Structure]) -> list[int]:
+    return sorted({label for structure in structures for label in structure.labels})
+
+
+def _label_list(structures: Sequence[Structure]) -> str:
+    return ", ".join(map(str, [0, *_labels_of(structures)]))
 
 
 def _sides(geometry: Geometry) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from challenge.contract import STRUCTURES
 from challenge.names import shown
 from challenge.quantities import counted
 from evaluation.cohort import CohortScores, Summary
@@ -30,7 +29,7 @@ def score_table(cohort: CohortScores) -> str:
     rows = [["structure, metric", "n", "mean ± sd", "median [Q1 - Q3]"]]
     labels = {"dice": "Dice", "assd_mm": "ASSD, mm", "hd95_mm": "HD95, mm", "volume_error_mm3": "volume error, mm3"}
     counts = []
-    for structure in STRUCTURES:
+    for structure in cohort.structures:
         aggregates = cohort.aggregates[structure.key]
         for metric, summary in aggregates.metrics.items():
             digits = {"dice": 3, "volume_error_mm3": 1}.get(metric, 2)
@@ -60,7 +59,7 @@ def findings(cohort: CohortScores) -> list[str]:
         for result in cohort.results
         for message in filter(None, (result.problem, *result.warnings))
     ]
-    for structure in STRUCTURES:
+    for structure in cohort.structures:
         counts = cohort.aggregates[structure.key].counts
         reasons = [f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if status.unscored and n]
         if reasons:

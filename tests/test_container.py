@@ -1,5 +1,6 @@
 """Our image on a real engine: built offline, locked down, on phantoms and on a real scan, and in compose."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -185,6 +186,23 @@ class TestPredict:
         assert code == 143, log
         assert time.monotonic() - before < 20
         assert list(folders[1].iterdir()) == []
+
+
+class TestGrandChallenge:
+    """The same image, with the same command, where the folders are grand-challenge's."""
+
+    def test_one_case(self, engine, image, phantoms, folders):
+        scan = folders[0] / "images" / "t2-brain-mri" / "a.mha"
+        scan.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.ReadImage(str(next((phantoms / "target_validation").iterdir()))), str(scan))
+        told = {"socket": {"slug": "t2-brain-mri", "relative_path": "images/t2-brain-mri"}, "image": {"name": "a.mha"}}
+        (folders[0] / "inputs.json").write_text(json.dumps([told]))
+        code, log = run(engine, image, folders, environment={"CROSSMODA_GRL_OUTPUT_SOCKET": "vs-and-cochlea"})
+        assert code == 0, log
+        path = folders[1] / "images" / "vs-and-cochlea" / "a.mha"
+        assert read_geometry(path).same_place(read_geometry(scan), tolerance=1e-6)
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        assert set(np.unique(labels)) == {0, 1, 2}
 
 
 class TestImage:

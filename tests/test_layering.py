@@ -18,13 +18,21 @@ PACKAGES = [
     ["pipeline.tuning", "crossmoda_grl"],
 ]
 INSIDE = {
-    "challenge": [["files", "names", "quantities", "signals"], ["contract"], ["headers"], ["nifti"]],
+    "challenge": [
+        ["files", "names", "quantities", "signals"],
+        ["contract"],
+        ["headers", "layouts"],
+        ["text_headers"],
+        ["nifti"],
+        ["nnunet"],
+    ],
     "evaluation": [
-        ["nearest", "outlines"],
+        ["nearest", "outlines", "grand_challenge"],
         ["metrics"],
         ["scoring"],
         ["cohort"],
-        ["score_files", "ranking"],
+        ["score_files", "ranking", "metrics_file"],
+        ["ranking_file"],
         ["report", "runner"],
         ["tables"],
         ["cli"],
@@ -45,10 +53,11 @@ INSIDE = {
     ],
     "pipeline.runtime": [["allocator", "checksums", "cores", "devices", "distributed"]],
     "pipeline.data": [
-        ["cases", "components", "intensities", "patches"],
-        ["dataset", "resampling", "sampling"],
+        ["case_files", "cases", "components", "intensities", "patches"],
+        ["dataset", "nnunet", "resampling", "sampling"],
         ["preprocessing"],
         ["cache", "known"],
+        ["cli"],
     ],
     "pipeline.model": [
         ["layout", "prelu", "mind", "rules", "shipped"],
@@ -66,6 +75,7 @@ INSIDE = {
             "target_statistics",
             "plausibility",
             "results",
+            "inputs",
             "compiled",
             "overlapped",
             "window_side",

@@ -28,6 +28,19 @@ PHANTOM_TEXT = (
 )
 
 
+def refuse_other_structures(cohorts: Sequence[CohortScores]) -> None:
+    """Refuse scores of other structures than those of 2021 and 2022, which the report is about.
+
+    Raises:
+        ValueError: a cohort has others.
+    """
+    if any(cohort.structures != STRUCTURES for cohort in cohorts):
+        raise ValueError(
+            "report: expected scores of VS and cochlea, as in 2021 and 2022, got those of another layout; "
+            "take the tables of: evaluate score, evaluate rank"
+        )
+
+
 def published() -> dict[str, Any]:
     """Return the paper's figures and the challenge's published results, with their sources."""
     return dict(json.loads(files("evaluation").joinpath("published.json").read_text(encoding="utf-8")))

@@ -14,8 +14,8 @@ from challenge.contract import TARGET_SUFFIX, Structure, case_of, files_by_case
 from challenge.nifti import CaseError, geometry_of, read_image, write_image
 
 
-def find_scans(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Find a folder's hrT2 scans, `{case}_hrT2.nii.gz`, and the names of its other entries.
+def find_scans(folder: Path, suffix: str = TARGET_SUFFIX) -> tuple[dict[str, Path], list[str]]:
+    """Find a folder's scans, `{case}_hrT2.nii.gz` or with another suffix, and the names of its other entries.
 
     Returns:
         The scans by case, with numbers in order, and the sorted names of everything else. Any entry with a scan's name
@@ -24,8 +24,8 @@ def find_scans(folder: Path) -> tuple[dict[str, Path], list[str]]:
     Raises:
         OSError: the folder cannot be listed.
     """
-    ignored = sorted(entry.name for entry in folder.iterdir() if case_of(entry.name, TARGET_SUFFIX) is None)
-    return files_by_case(folder, TARGET_SUFFIX), ignored
+    ignored = sorted(entry.name for entry in folder.iterdir() if case_of(entry.name, suffix) is None)
+    return files_by_case(folder, suffix), ignored
 
 
 def read_scan(path: Path) -> sitk.Image:

@@ -12,28 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from challenge.contract import (
-    LABEL_SUFFIX,
     SOURCE_IDS,
-    SOURCE_SUFFIX,
-    SOURCE_TRAINING_FOLDERS,
-    TARGET_SUFFIX,
-    TARGET_TRAINING_FOLDERS,
     TARGET_VALIDATION_REFERENCE_FOLDER,
-    case_of,
-    files_by_case,
     sorted_cases,
 )
+from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.nifti import CaseError, Geometry, read_geometry
 from challenge.quantities import counted
 from pipeline.config import PAPER, SPLIT_PARTS
+from pipeline.data.case_files import CaseFiles, DataError, find_case_files, some_names
 
 PAPERS_SPLIT = "the paper's, by ids: source 1-95 train, 96-105 validate; target 106-210"
 _CASE_OF_2021 = re.compile(r"crossmoda_(\d+)")
-_NAMES_SHOWN = 12  # in one message
-
-
-class DataError(Exception):
-    """Data that cannot be trained on; the message lists every problem, one a line."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +67,17 @@ class TrainingData:
         lines = [f"{part.replace('_', ' ')}: {_described(cases)}" for part, cases in self.parts.items()]
         lines.append(f"split: {self.split}")
         if self.ignored:
-            lines.append(f"not used: {_listed(self.ignored)}")
+            lines.append(f"not used: {some_names(self.ignored)}")
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """A case's files, before their headers are read."""
-
-    case: str
-    scan: Path
-    labels: Path | None
-
-
 def find_training_data(
-    root: Path, *, split_file: Path | None = None, validation_cases: int | None = None, with_target: bool = True
+    root: Path,
+    *,
+    split_file: Path | None = None,
+    validation_cases: int | None = None,
+    with_target: bool = True,
+    layout: FolderLayout = CROSSMODA_2021,
 ) -> TrainingData:
     """Find the training data and check it; all problems are reported together. Only headers are read.
 
@@ -110,6 +96,7 @@ def find_training_data(
         split_file: replaces the paper's rule.
         validation_cases: how many source cases validate.
         with_target: whether to look for target scans.
+        layout: crossMoDA 2021's, or nnU-Net's: source scans in `imagesTr`, target scans in `imagesTs`.
 
     Raises:
         DataError: a missing folder or part, a label map without a scan, a scan without a label map, a label map on
@@ -120,10 +107,10 @@ def find_training_data(
         raise DataError("split: expected a split file or a number of validation cases, got both; leave one out")
     try:
         if split_file is not None:
-            parts, ignored = _read_split_file(split_file, root, with_target)
+            parts, ignored = _read_split_file(split_file, root, with_target, layout)
             split = f"{split_file.name}, by name"
         else:
-            source, target, ignored = _find_folders(root, with_target)
+            source, target, ignored = find_case_files(root, with_target, layout)
             training, validation, split = _split_source(source, validation_cases)
             _check_target_ids(target, split)
             parts = dict(zip(SPLIT_PARTS, (training, validation, target), strict=True))
@@ -138,51 +125,9 @@ def find_training_data(
     return TrainingData(root, **{part: tuple(cases[part]) for part in SPLIT_PARTS}, split=split, ignored=tuple(ignored))
 
 
-def _find_folders(root: Path, with_target: bool) -> tuple[list[_Files], list[_Files], list[str]]:
-    """Find the source and target cases of the challenge's folders, and the names of other files."""
-    source_folder = _only_folder(root, SOURCE_TRAINING_FOLDERS)
-    scans, labels = files_by_case(source_folder, SOURCE_SUFFIX), files_by_case(source_folder, LABEL_SUFFIX)
-    problems = []
-    if lonely := [case for case in scans if case not in labels]:
-        problems.append(f"{source_folder.name}: expected a label map beside every scan, got none for {_listed(lonely)}")
-    if lonely := [case for case in labels if case not in scans]:
-        problems.append(f"{source_folder.name}: expected a scan beside every label map, got none for {_listed(lonely)}")
-    if not scans:
-        problems.append(f"{source_folder}: expected scans {{case}}{SOURCE_SUFFIX}, got none; check --data")
-    source = [_Files(case, path, labels.get(case)) for case, path in scans.items()]
-    ignored = _other_files(source_folder, (SOURCE_SUFFIX, LABEL_SUFFIX))
-    target: list[_Files] = []
-    if with_target:
-        target_folder = _only_folder(root, TARGET_TRAINING_FOLDERS)
-        target = [_Files(case, path, None) for case, path in files_by_case(target_folder, TARGET_SUFFIX).items()]
-        if not target:
-            problems.append(f"{target_folder}: expected scans {{case}}{TARGET_SUFFIX}, got none; check --data")
-        if labelled := list(files_by_case(target_folder, LABEL_SUFFIX)):
-            problems.append(
-                f"{target_folder.name}: expected no label maps of the target domain, got those of {_listed(labelled)}; "
-                "move them away: adaptation must not see them"
-            )
-        ignored += _other_files(target_folder, (TARGET_SUFFIX, LABEL_SUFFIX))
-    if problems:
-        raise DataError("\n".join(problems))
-    return source, target, ignored
-
-
-def _only_folder(root: Path, names: Sequence[str]) -> Path:
-    there = [root / name for name in names if (root / name).is_dir()]
-    if len(there) > 1:
-        raise DataError(f"{root}: expected one of {' and '.join(names)}, got both; move one away")
-    if not there:
-        raise DataError(f"{root}: expected a folder {' or '.join(names)}, got none; check --data, or give a split file")
-    return there[0]
-
-
-def _other_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    entries = sorted(folder.iterdir())
-    return [f"{folder.name}/{e.name}" for e in entries if all(case_of(e.name, suffix) is None for suffix in suffixes)]
-
-
-def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[list[_Files], list[_Files], str]:
+def _split_source(
+    source: list[CaseFiles], validation_cases: int | None
+) -> tuple[list[CaseFiles], list[CaseFiles], str]:
     """Split the source cases into training and validation; return the rule too, in words."""
     if validation_cases is not None:
         if not 0 < validation_cases < len(source):
@@ -196,7 +141,7 @@ def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[l
     if all(ids.values()):
         if stray := [case for case, number in ids.items() if number and not _within(number, SOURCE_IDS)]:
             raise DataError(
-                f"source ids: expected {SOURCE_IDS[0]} to {SOURCE_IDS[1]}, got {_listed(stray)}; "
+                f"source ids: expected {SOURCE_IDS[0]} to {SOURCE_IDS[1]}, got {some_names(stray)}; "
                 "move them away, or give a split file"
             )
         training = [f for f in source if _within(ids[f.case] or 0, PAPER.source_training_ids)]
@@ -211,13 +156,13 @@ def _split_source(source: list[_Files], validation_cases: int | None) -> tuple[l
     )
 
 
-def _check_target_ids(target: list[_Files], split: str) -> None:
+def _check_target_ids(target: list[CaseFiles], split: str) -> None:
     """Refuse target cases of 2021 that the challenge keeps for validation and test."""
     numbers = {found.case: _id_of_2021(found.case) for found in target}
     first, last = PAPER.target_training_ids
     if stray := [case for case, number in numbers.items() if number and not first <= number <= last]:
         raise DataError(
-            f"target ids: expected {first} to {last}, got {_listed(stray)}; "
+            f"target ids: expected {first} to {last}, got {some_names(stray)}; "
             f"move them away, or give a split file (split: {split})"
         )
 
@@ -231,7 +176,9 @@ def _within(number: int, ends: tuple[int, int]) -> bool:
     return ends[0] <= number <= ends[1]
 
 
-def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[str, list[_Files]], list[str]]:
+def _read_split_file(
+    path: Path, root: Path, with_target: bool, layout: FolderLayout
+) -> tuple[dict[str, list[CaseFiles]], list[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -244,11 +191,11 @@ def _read_split_file(path: Path, root: Path, with_target: bool) -> tuple[dict[st
     entries: dict[str, list[Any]] = {part: content.get(part, []) for part in SPLIT_PARTS}
     if not with_target:
         entries["target_training"] = []
-    known: dict[str, dict[str, _Files]] = {"source": {}, "target": {}}
+    known: dict[str, dict[str, CaseFiles]] = {"source": {}, "target": {}}
     if any(isinstance(entry, str) for listed in entries.values() for entry in listed):
-        source, target, _ = _find_folders(root, with_target)
+        source, target, _ = find_case_files(root, with_target, layout)
         known = {"source": {f.case: f for f in source}, "target": {f.case: f for f in target}}
-    parts: dict[str, list[_Files]] = {}
+    parts: dict[str, list[CaseFiles]] = {}
     problems = []
     for part, listed in entries.items():
         parts[part] = []
@@ -268,7 +215,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _entry(entry: Any, root: Path, known: dict[str, _Files]) -> _Files:
+def _entry(entry: Any, root: Path, known: dict[str, CaseFiles]) -> CaseFiles:
     if isinstance(entry, str):
         if entry not in known:
             raise DataError(f"expected a case of the challenge's folders, got {entry}, which is not there")
@@ -279,10 +226,10 @@ def _entry(entry: Any, root: Path, known: dict[str, _Files]) -> _Files:
     if not all(isinstance(value, str) and value for value in entry.values()) or "/" in entry["case"]:
         raise DataError(f"expected names without a slash and paths as text, got {entry}")
     labels = root / entry["labels"] if "labels" in entry else None
-    return _Files(entry["case"], root / entry["scan"], labels)
+    return CaseFiles(entry["case"], root / entry["scan"], labels)
 
 
-def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str]:
+def _problems(parts: dict[str, list[CaseFiles]], with_target: bool) -> Iterator[str]:
     """Yield a split's problems, one line each."""
     for part, listed in parts.items():
         if not listed and (with_target or part != "target_training"):
@@ -290,9 +237,9 @@ def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str
         unlabelled = [found.case for found in listed if found.labels is None]
         labelled = [found.case for found in listed if found.labels is not None]
         if part == "target_training" and labelled:
-            yield f"{part}: expected no label maps of the target domain, got {_listed(labelled)}'s; leave them out"
+            yield f"{part}: expected no label maps of the target domain, got {some_names(labelled)}'s; leave them out"
         if part != "target_training" and unlabelled:
-            yield f"{part}: expected a label map for every scan, got none for {_listed(unlabelled)}"
+            yield f"{part}: expected a label map for every scan, got none for {some_names(unlabelled)}"
         for found in listed:
             for path in filter(None, (found.scan, found.labels)):
                 if TARGET_VALIDATION_REFERENCE_FOLDER in {*path.parts, *path.resolve().parts}:
@@ -303,7 +250,9 @@ def _problems(parts: dict[str, list[_Files]], with_target: bool) -> Iterator[str
     )
 
 
-def _repeated(parts: dict[str, list[_Files]], what: str, names_of: Callable[[_Files], list[str]]) -> Iterator[str]:
+def _repeated(
+    parts: dict[str, list[CaseFiles]], what: str, names_of: Callable[[CaseFiles], list[str]]
+) -> Iterator[str]:
     """Yield the cases or files that are used more than once."""
     places: dict[str, list[str]] = {}
     for part, listed in parts.items():
@@ -315,7 +264,7 @@ def _repeated(parts: dict[str, list[_Files]], what: str, names_of: Callable[[_Fi
             yield f"{what} {name}: expected it in one place, got it in {' and '.join(where)}; keep it in one"
 
 
-def _with_geometry(parts: dict[str, list[_Files]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
+def _with_geometry(parts: dict[str, list[CaseFiles]]) -> tuple[dict[str, list[TrainingCase]], list[str]]:
     cases: dict[str, list[TrainingCase]] = {part: [] for part in parts}
     problems = []
     for part, listed in parts.items():
@@ -352,8 +301,3 @@ def _range(values: Iterable[float], form: str) -> str:
     there = list(values)
     low, high = format(min(there), form), format(max(there), form)
     return low if low == high else f"{low}-{high}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

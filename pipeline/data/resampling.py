@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.data.patches import Shape
 
-
 _BLOCK = 64  # columns; the best of 32 to 448 on two cores
 
 

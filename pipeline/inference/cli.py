@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from challenge.contract import STRUCTURES, label_file
+from challenge.layouts import LAYOUTS, FolderLayout
 from challenge.signals import Interrupted, interruptible
 from pipeline.config import COMPONENTS, OURS
 from pipeline.inference.window_side import SIDE
@@ -22,6 +23,7 @@ from pipeline.model.shipped import DEFAULT_WEIGHTS, WEIGHTS_VARIABLE
 
 if TYPE_CHECKING:
     from pipeline.inference.results import CaseResult
+    from pipeline.inference.submission import Submission
 
 _FOLDER = click.Path(path_type=Path)
 _PLAIN_WIDTH = 120  # of a table that does not go to a terminal
@@ -72,9 +74,34 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--input", "input_folder", type=_FOLDER, default=Path("/input"), help="Folder of {case}_hrT2.nii.gz.")
 @click.option(
-    "--output", "output_folder", type=_FOLDER, default=Path("/output"), help="Folder for {case}_Label.nii.gz."
+    "-i",
+    "--input",
+    "input_folder",
+    type=_FOLDER,
+    default=Path("/input"),
+    help="Folder of {case}_hrT2.nii.gz, or as --layout has it; or one scan, .nii, .nii.gz, .mha or .nrrd.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "output_folder",
+    type=_FOLDER,
+    default=Path("/output"),
+    help="Folder for {case}_Label.nii.gz, or as --layout has it.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(list(LAYOUTS)),
+    show_default="grand-challenge if the input has its folder images, else crossmoda2021",
+    help="How scans and label maps are named; docs/layouts.md describes them.",
+)
+@click.option(
+    "--output-socket",
+    metavar="SLUG",
+    envvar="CROSSMODA_GRL_OUTPUT_SOCKET",
+    show_default="the input's",
+    help="With --layout grand-challenge: label maps go to images/SLUG.",
 )
 @click.option(
     "--weights",
@@ -144,7 +171,7 @@ def predict(strict: bool, **options: Any) -> None:
                 outcomes = segment_folder(submission, report_bug, segment_on_cluster)
             else:
                 outcomes = segment_folder(with_fastest_networks(submission, tell), report_bug)
-            results = list(_shown(outcomes, total=len(submission.scans) + len(submission.near_misses)))
+            results = list(_shown(outcomes, submission))
     except (SubmissionError, WeightsError, DeviceError, PredictionsError, ClusterError) as error:
         raise click.ClickException(str(error)) from error
     except Interrupted as interrupted:
@@ -158,7 +185,7 @@ def predict(strict: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult]":
+def _shown(outcomes: "Iterator[CaseResult]", submission: "Submission") -> "Iterator[CaseResult]":
     """Print a line `k/N case seconds` for each outcome as it comes, above a progress bar on a terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -169,22 +196,23 @@ def _shown(outcomes: "Iterator[CaseResult]", total: int) -> "Iterator[CaseResult
         console=_progress,
         disable=not _progress.is_terminal,
     )
+    total = len(submission.scans) + len(submission.near_misses)
     with bar:
         task = bar.add_task("segmenting", total=total)
         for number, outcome in enumerate(outcomes, 1):
-            _progress.print(_line(number, total, outcome), markup=False)
+            _progress.print(_line(number, total, outcome, submission.layout), markup=False)
             for warning in outcome.warnings:
                 _progress.print(f"  warning: {warning}", markup=False)
             bar.advance(task)
             yield outcome
 
 
-def _line(number: int, total: int, outcome: "CaseResult") -> str:
+def _line(number: int, total: int, outcome: "CaseResult", layout: FolderLayout) -> str:
     line = f"{number}/{total} {outcome.case} {outcome.seconds:.1f} s"
     if outcome.error:
         return f"{line} FAILED: {outcome.error}"
     if outcome.skipped:
-        return f"{line} skipped, {label_file(outcome.case)} is there"
+        return f"{line} skipped, {layout.label_file(outcome.case)} is there"
     return line
 
 
@@ -270,8 +298,8 @@ def picture(
 ) -> None:
     """Draw label maps as outlines on their scans: one PNG, a row for each case that has a map in every folder."""
     from challenge.nifti import CaseError
+    from pipeline.inference.inputs import SubmissionError, find_submission_scans
     from pipeline.inference.picture import draw_picture, read_pictured_case
-    from pipeline.inference.submission import SubmissionError, find_submission_scans
 
     try:
         found, _ = find_submission_scans(scans)

@@ -7,7 +7,7 @@ Source: the challenge's contract (`challenge.contract`).
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -17,8 +17,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from challenge.contract import BACKGROUND, STRUCTURES, TARGET_SUFFIX, label_file
+from challenge.contract import BACKGROUND
 from challenge.files import only_writer
+from challenge.layouts import FolderLayout
 from challenge.names import shown
 from challenge.nifti import CaseError, geometry_of, read_geometry, read_image, write_image
 from pipeline.data.cases import image_from, read_scan, write_labels
@@ -34,12 +35,15 @@ PROBABILITIES_FOLDER = "probabilities"
 
 @dataclass
 class _Case:
-    """A case on its way from scan to files; `result` is set as soon as nothing is left to do for it."""
+    """A case on its way from scan to files; `result` is set as soon as nothing is left to do for it.
+
+    Its label map ends at `labels_path`. Its files are written below `output` first, which may be another folder.
+    """
 
     case: str
     path: Path
     labels_path: Path
-    written_first: Path
+    output: Path
     image: sitk.Image | None = None
     segmentation: Segmentation | None = None
     result: CaseResult | None = None
@@ -65,7 +69,7 @@ def segment_folder(
     """
     with _held(submission.options.output_folder):
         for name, advice in submission.near_misses.items():
-            wanted = f"{{case}}{TARGET_SUFFIX}"
+            wanted = f"{{case}}{submission.layout.scan_suffix}"
             error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
             yield _recorded(submission, CaseResult(case=shown(name), error=shown(error)))
         for result in (segment_cases or _segment_in_turn)(submission, report_bug):
@@ -91,8 +95,8 @@ def _segment_in_turn(submission: Submission, report_bug: Callable[[str], None]) 
 
 
 def _case(submission: Submission, case: str) -> _Case:
-    output, file = submission.options.output_folder, label_file(case)
-    return _Case(case, submission.scans[case], output / file, (submission.written_first or output) / file)
+    output, file = submission.options.output_folder, submission.layout.label_file(case)
+    return _Case(case, submission.scans[case], output / file, submission.written_first or output)
 
 
 def _run(stage: _Stage, submission: Submission, case: _Case, report_bug: Callable[[str], None]) -> _Case:
@@ -177,7 +181,8 @@ def _write(submission: Submission, case: _Case) -> CaseResult:
     assert image is not None
     assert segmentation is not None
     case.image = case.segmentation = None  # another case may be in memory already
-    _write_files(segmentation, image, case.written_first, save_probabilities=submission.options.save_probabilities)
+    save_probabilities = submission.options.save_probabilities
+    _write_files(segmentation, image, case, submission.layout, save_probabilities=save_probabilities)
     return replace(_examined(submission, segmentation.labels, image, case.path), made_by=submission.made_by)
 
 
@@ -205,28 +210,40 @@ def _done_before(submission: Submission, case: _Case) -> CaseResult | None:
         if not read_geometry(case.labels_path).same_place(read_geometry(case.path)):
             return None
         labels = sitk.GetArrayFromImage(read_image(case.labels_path))
-        if not {BACKGROUND, *(s.label for s in STRUCTURES)} >= set(np.unique(labels).tolist()):
+        label_of = {value: label for label, value in submission.layout.value_of.items()}
+        if not {BACKGROUND, *label_of} >= set(np.unique(labels).tolist()):
             return None
         done = submission.predictions.get(case.case)
         if done is not None:
             return done if done.scan_sha256 == sha256_of(case.path) else None
-        return _examined(submission, labels.astype(np.uint8), read_scan(case.path), case.path)
+        return _examined(submission, _relabelled(labels.astype(np.uint8), label_of), read_scan(case.path), case.path)
     except CaseError:
         return None
 
 
-def _write_files(segmentation: Segmentation, image: sitk.Image, labels_path: Path, *, save_probabilities: bool) -> None:
+def _relabelled(labels: NDArray[np.uint8], values: Mapping[int, int]) -> NDArray[np.uint8]:
+    """Return labels `(D, H, W)` with other values in their places; the background keeps 0."""
+    table = np.zeros(256, np.uint8)
+    table[list(values)] = list(values.values())
+    return table[labels]
+
+
+def _write_files(
+    segmentation: Segmentation, image: sitk.Image, case: _Case, layout: FolderLayout, *, save_probabilities: bool
+) -> None:
     """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
     written: list[Path] = []
+    labels_path = case.output / layout.label_file(case.case)
     try:
         if save_probabilities:
-            folder = labels_path.parent / PROBABILITIES_FOLDER
+            folder = case.output / PROBABILITIES_FOLDER
             folder.mkdir(exist_ok=True)
-            case = labels_path.name.removesuffix(label_file(""))
             for structure, probability in segmentation.probabilities.items():
-                written.append(folder / f"{case}_{structure.key}.nii.gz")
+                written.append(folder / f"{case.case}_{structure.key}.nii.gz")
                 write_image(image_from(probability, image), written[-1])
-        write_labels(segmentation.labels, image, labels_path, note=f"crossmoda-grl {metadata.version('crossmoda-grl')}")
+        labels_path.parent.mkdir(parents=True, exist_ok=True)
+        labels = _relabelled(segmentation.labels, layout.value_of)
+        write_labels(labels, image, labels_path, note=f"crossmoda-grl {metadata.version('crossmoda-grl')}")
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure, near_misses
+from challenge.contract import STRUCTURES, Structure, near_misses
+from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.names import shown
 from challenge.quantities import counted
 from pipeline.config import OURS
-from pipeline.data.cases import find_scans
 from pipeline.data.known import Known, known_by, trained_on
 from pipeline.inference.compiled import fastest_form
+from pipeline.inference.inputs import SubmissionError, find_inputs
 from pipeline.inference.results import Predictions
 from pipeline.inference.target_statistics import with_cohort_statistics
 from pipeline.model.rules import PostProcessing, rules_of
@@ -29,10 +30,6 @@ from pipeline.runtime.cores import use_available_cores
 from pipeline.runtime.devices import pick_device
 
 
-class SubmissionError(Exception):
-    """A submission that cannot start: subject, expected, got, next step."""
-
-
 @dataclass(frozen=True)
 class PredictOptions:
     """The options of `predict`.
@@ -40,7 +37,9 @@ class PredictOptions:
     `weights` is a folder, or the name of a shipped set; None stands for the default. `rules` holds, by structure, the
     values for post-processing that take the place of the card's, and so does `window`, in voxels.
     `target_statistics` estimates batch norm's statistics on all scans of the folder first, also on those that
-    `skip_existing` skips: a resumed run gives the same label maps.
+    `skip_existing` skips: a resumed run gives the same label maps. `input_folder` may be one scan. `layout` is one of
+    `challenge.layouts`, None for the one that the folder is in; `output_socket` is grand-challenge's, None for the
+    input's.
     `cluster` is the address of a Dask scheduler whose workers segment the cases, each on its own `device`.
     """
 
@@ -55,6 +54,8 @@ class PredictOptions:
     target_statistics: bool = False
     rules: Mapping[Structure, Mapping[str, Any]] = field(default_factory=dict)
     cluster: str | None = None
+    layout: str | None = None
+    output_socket: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Submission:
         rules: for post-processing.
         known: what the weights know, by their cards.
         predictions: the results of this run and earlier ones, in the output folder.
+        layout: of scans and label maps.
         written_first: where a case's files are written, if not in the output folder: who says so moves them there.
     """
 
@@ -85,6 +87,7 @@ class Submission:
     rules: dict[Structure, PostProcessing]
     known: dict[Structure, Known]
     predictions: Predictions
+    layout: FolderLayout = CROSSMODA_2021
     written_first: Path | None = None
 
     def __str__(self) -> str:
@@ -93,6 +96,8 @@ class Submission:
         text = f"{scans} in {folder}, weights from {weights_name(self.weights)}, on "
         text += f"the cluster {self.options.cluster}" if self.options.cluster else str(self.device)
         lines = weights_lines(self.segmenters)
+        lines += [f"layout {self.layout.name}"] if self.layout.name != CROSSMODA_2021.name else []
+        lines += [self.layout.note] if self.layout.note else []
         lines += [f"post-processing of {s.title}: {rules}" for s, rules in self.rules.items() if rules.change_anything]
         lines += [f"ignored in {folder}: {', '.join(self.ignored)}"] if self.ignored else []
         return "\n".join(map(shown, [text, *lines]))
@@ -108,6 +113,7 @@ class Submission:
                 "sha256": {s.structure.key: s.card["sha256"] for s in self.segmenters},
             },
             "options": {
+                "layout": self.layout.name,
                 "device": str(self.device),
                 "overlap": options.overlap,
                 "window": {s.structure.key: s.window for s in self.segmenters},
@@ -130,8 +136,9 @@ def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) ->
     """
     keep_large_blocks()
     use_available_cores()
-    scans, others = find_submission_scans(options.input_folder)
-    meant = near_misses(others, scans)
+    found = find_inputs(options.input_folder, options.layout, options.output_socket)
+    layout, scans, others = found.layout, found.scans, found.others
+    meant = near_misses(others, scans, layout.scan_suffix, layout.label_suffix)
     ignored = [name for name in others if name not in meant]
     check_writable(options.output_folder)
     # A cluster's networks are only checked here: its workers pick their devices themselves.
@@ -142,7 +149,7 @@ def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) ->
     rules = {s.structure: replace(rules_of(s.card), **options.rules.get(s.structure, {})) for s in segmenters}
     known = known_by_cards(segmenters)
     predictions = Predictions(options.output_folder, keep=keeps_record)
-    return Submission(options, scans, meant, ignored, weights, device, segmenters, rules, known, predictions)
+    return Submission(options, scans, meant, ignored, weights, device, segmenters, rules, known, predictions, layout)
 
 
 def known_by_cards(segmenters: Iterable[Segmenter]) -> dict[Structure, Known]:
@@ -190,28 +197,6 @@ def with_fastest_networks(submission: Submission, tell: Callable[[str], None]) -
     `tell` takes a line for every network that runs uncompiled.
     """
     return replace(submission, segmenters=[fastest_form(s, tell) for s in submission.segmenters])
-
-
-def find_submission_scans(input_folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Find the scans of `input_folder` by case, and the names of its other entries.
-
-    Raises:
-        SubmissionError: the folder is missing, cannot be read, or holds no scan.
-    """
-    try:
-        scans, ignored = find_scans(input_folder)
-    except OSError as error:
-        raise SubmissionError(
-            f"{input_folder}: expected a folder of scans, got: {error.strerror}; name it with --input"
-        ) from error
-    if not scans:
-        names = ", ".join([*ignored[:3], "..."] if len(ignored) > 3 else ignored)
-        raise SubmissionError(
-            f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, "
-            f"got {f'only {shown(names)}' if ignored else 'an empty folder'}; "
-            "rename the scans or name another folder with --input"
-        )
-    return scans, ignored
 
 
 def check_writable(output_folder: Path) -> None:

@@ -13,10 +13,11 @@ import click
 from rich.console import Console
 
 from challenge.contract import STRUCTURES
+from challenge.layouts import DEFAULT_LAYOUT
 from challenge.signals import Interrupted, interruptible
 from pipeline.config import BEST, LAST
 from pipeline.training.named_recipes import RECIPES
-from pipeline.training.options import ALL, AUTO, DEVICES, PRECISIONS
+from pipeline.training.options import ALL, AUTO, DEVICES, PRECISIONS, TRAINING_LAYOUTS
 from pipeline.training.phases import PHASES
 
 _PATH = click.Path(path_type=Path)
@@ -30,6 +31,12 @@ _SETTINGS_OPTIONS = (
         type=click.Choice(list(RECIPES)),
         default="paper",
         help="best: beyond the paper, with self-training. cpu, best-cpu: reduced, for two cores.",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(TRAINING_LAYOUTS),
+        default=DEFAULT_LAYOUT,
+        help="How --data is laid out; nnunet: source scans in imagesTr, target scans in imagesTs.",
     ),
     click.option("--config", type=_PATH, help="TOML file with changes to the recipe."),
     click.option("--split", "split_file", type=_PATH, help="JSON file that names the cases of each part."),

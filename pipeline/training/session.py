@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from challenge.contract import STRUCTURES, Structure
+from challenge.layouts import LAYOUTS
 from challenge.quantities import counted
 from pipeline.data.cache import cached_volumes
 from pipeline.data.dataset import TrainingData, find_training_data
@@ -87,6 +88,7 @@ def plan_runs(options: RunOptions) -> list[RunPlan]:
         options.data,
         split_file=options.split_file,
         validation_cases=options.validation_cases,
+        layout=LAYOUTS[options.layout],
         with_target=any(phase.needs_target for chosen in recipes.values() for phase in chosen),
     )
     plans = [RunPlan(s, recipes[s], options.recipe, data, options.seed) for s in structures]

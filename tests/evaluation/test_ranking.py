@@ -18,10 +18,10 @@ from evaluation.ranking import (
     kendall_taus,
     pairwise_p_values,
     rank_teams,
-    ranking_to_json,
     signed_rank_p_value,
     table_of,
 )
+from evaluation.ranking_file import ranking_to_json
 from evaluation.score_files import read_csv
 
 HEADER = "Case,VS_Dice,VS_ASSD,Cochlea_Dice,Cochlea_ASSD,Team"

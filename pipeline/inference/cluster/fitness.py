@@ -70,7 +70,7 @@ def check_fitness(expected: Fitness) -> str:
                 f"(sha256 {digest[:12]} there, {cards.get(structure, 'none')[:12]} here); "
                 "name a shared folder with --weights, or install the same version on both"
             )
-    if not expected.input_folder.is_dir():
+    if not expected.input_folder.exists():
         return f"expected to see the scans in {expected.input_folder}, got no such folder; {_MOUNT}"
     if not expected.run_folder.is_dir():
         output = expected.run_folder.parent

@@ -105,5 +105,5 @@ def _move_files(source: Path, target: Path) -> None:
     files = [path for path in source.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: -len(path.parts)):
         place = target / path.relative_to(source)
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         path.replace(place)
