@@ -58,9 +58,10 @@ lint: $(VENV)/dev.stamp docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Stops at a broken link, at a page that nav lacks, and at a page that would load something from elsewhere.
+# Stops at a broken link, at a page that nav lacks, and at a page that would load something from elsewhere. Not --quiet:
+# MkDocs would not count its warnings.
 docs: $(VENV)/dev.stamp
-	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/python -m pytest

@@ -2,11 +2,14 @@
 
 import re
 import shlex
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 import yaml
+from mkdocs.exceptions import PluginError
 
 from crossmoda_grl.__main__ import COMMANDS, main
 
@@ -94,3 +97,52 @@ def test_the_issue_template_asks_for_what_is_needed_and_for_no_patient():
     assert {"name", "about"} <= yaml.safe_load(front).keys()
     for wanted in ("No patient data", "header", "warnings", "predictions.json", "--version"):
         assert wanted in body
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The site's hooks, docs/site.py; `import site` is Python's own."""
+    spec = spec_from_file_location("docs_site", ROOT / "docs" / "site.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(name: str) -> SimpleNamespace:
+    return SimpleNamespace(file=SimpleNamespace(src_uri=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "expected"),
+    [
+        ("index.md", "docs/predict.md#options", "predict.md#options"),
+        ("index.md", "SECURITY.md", "security.md"),
+        ("index.md", "https://example.org/docs/a.md", "https://example.org/docs/a.md"),
+        ("python.md", "predict.md", "predict.md"),
+        ("python.md", "../README.md#resume", "index.md#resume"),
+        ("results.md", "images/curves.png", "images/curves.png"),
+    ],
+)
+def test_the_site_s_links_are_made_of_a_forge_s(site, name, link, expected):
+    assert site.on_page_markdown(f"See [this]({link}).", page(name)) == f"See [this]({expected})."
+
+
+def test_the_site_ends_a_paragraph_before_a_list_but_not_in_code(site):
+    text = "Then:\n- one\n- two\n  | x\n```\na\n- b\n```\nTable\n| a |\n|---|"
+    spaced = "Then:\n\n- one\n- two\n  | x\n```\na\n- b\n```\nTable\n\n| a |\n|---|"
+    assert site.on_page_markdown(text, page("python.md")) == spaced
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        '<script async src="https://cdn.example.org/a.js">',
+        "<link rel=stylesheet href=//fonts.example.org/b.css>",
+        '<img alt="" src="http://example.org/c.png">',
+    ],
+)
+def test_the_site_refuses_a_page_that_loads_from_elsewhere(site, loaded):
+    with pytest.raises(PluginError, match="loads nothing from elsewhere"):
+        site.on_post_page(f"<p>{loaded}</p>", page("python.md"))
+    kept = '<a href="https://example.org">a</a><script src="assets/a.js"></script>'
+    assert site.on_post_page(kept, page("python.md")) == kept
