@@ -1,5 +1,6 @@
 # make demo   phantom scans -> label maps of every shipped set, a picture, scores, ranks and a report, in demo/
-# make test   linters, type checker and all tests
+# make test   linters, type checker, the site and all tests
+# make docs   README.md, docs/ and the reference of the Python interface as a site, in site/
 # make fuzz MINUTES=30   damaged and misleading files, new ones each time
 # make bench             speed and memory beside other libraries
 # They install what they need into .venv first. They need Python 3.11, make and a package index.
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 GRL := $(BIN)/crossmoda-grl
 
-.PHONY: demo test lint fuzz bench bench-quick bench-more soak experiment ladder lock clean
+.PHONY: demo test lint docs fuzz bench bench-quick bench-more soak experiment ladder lock clean
 .DEFAULT_GOAL := demo
 
 include docker.mk
@@ -52,10 +53,15 @@ demo: $(VENV)/run.stamp
 		--scans $(DEMO)/data/target_validation --phantom
 	@echo "Look at $(DEMO)/picture.png and $(DEMO)/report.html: phantoms, not patients."
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Stops at a broken link, at a page that nav lacks, and at a page that would load something from elsewhere. Not --quiet:
+# MkDocs would not count its warnings.
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/python -m pytest
@@ -112,4 +118,4 @@ lock: $(VENV)/dev.stamp
 	mv requirements.new requirements.lock
 
 clean:
-	rm -rf $(VENV) $(DEMO) wheelhouse/*.whl build *.egg-info
+	rm -rf $(VENV) $(DEMO) wheelhouse/*.whl build site *.egg-info

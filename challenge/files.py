@@ -1,9 +1,9 @@
 """Files: read only where they are regular files, and written whole.
 
 A reader sees the old file or the new one, never a partial one, and never what a link or a pipe of that name leads to.
+Where the system has no locks (Windows), nothing is held, and what a killed process left stays there.
 """
 
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a link",
@@ -21,6 +26,16 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def _flags(*names: str) -> int:
+    """Join flags of `os.open`. Those that the system does not have count for nothing; Windows needs `O_BINARY`."""
+    return sum(getattr(os, name, 0) for name in {*names, "O_CLOEXEC", "O_BINARY"})
+
+
+_READ = _flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK")
+_READ_FOLDER = _flags("O_RDONLY", "O_DIRECTORY")
+_WRITE_NEW = _flags("O_RDWR", "O_CREAT", "O_EXCL", "O_NOFOLLOW")
 
 
 class NotAFileError(OSError):
@@ -45,7 +60,7 @@ def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
     if within is not None and not place.is_relative_to(within.resolve()):
         raise NotAFileError("a link that leaves its folder")
     # A pipe does not block with O_NONBLOCK, and a link that takes the file's place meanwhile is not followed.
-    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(place, _READ)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -79,15 +94,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder is missing or cannot be written.
     """
-    partial, held = _new_partial(path)
+    partial, descriptor = _new_partial(path)
+    held: int | None = descriptor
     try:
         yield partial
-        if not _is_at(partial, held):
+        if not _is_at(partial, descriptor):
             raise OSError(f"{path}: expected no other writer, got another file in its place; try again")
-        os.fsync(held)
+        os.fsync(descriptor)
+        if fcntl is None:  # Windows does not rename an open file
+            os.close(descriptor)
+            held = None
         partial.replace(path)
     finally:
-        os.close(held)
+        if held is not None:
+            os.close(held)
         partial.unlink(missing_ok=True)
 
 
@@ -105,12 +125,15 @@ def write_text(path: Path, text: str) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes that hold it too, without leaving a file in it.
 
-    Where the file system has no locks, nothing is held.
+    Where the system or the file system has no locks, nothing is held.
 
     Raises:
         OSError: another process holds the folder, or there is none.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, _READ_FOLDER)
     try:
         if not _locked(descriptor):
             raise OSError("another process that writes to it")
@@ -125,7 +148,7 @@ def _new_partial(path: Path) -> tuple[Path, int]:
     while True:
         # Keep the file's ending: ITK chooses the format by it.
         partial = path.with_name(f".partial-{secrets.token_hex(8)}-{path.name}")
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(partial, _WRITE_NEW, 0o666)
         if _locked(descriptor) and _is_at(partial, descriptor):
             return partial, descriptor
         os.close(descriptor)  # another writer took it for abandoned, before it was locked
@@ -133,11 +156,13 @@ def _new_partial(path: Path) -> tuple[Path, int]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what killed writers of `path` left: hidden files that no process holds."""
+    if fcntl is None:
+        return
     named = re.compile(r"\.partial-[0-9a-f]{16}-" + re.escape(path.name))
     for entry in os.scandir(path.parent):
         if named.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             with suppress(OSError):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                descriptor = os.open(entry.path, _READ)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(entry.path)
@@ -146,7 +171,9 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock a file or folder; False if another process holds it. A file system without locks counts as free."""
+    """Lock a file or folder; False if another process holds it. Without locks it counts as free."""
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

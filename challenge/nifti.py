@@ -11,6 +11,7 @@ bytes that were checked.
 import gzip
 import io
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -104,9 +105,9 @@ def write_image(image: sitk.Image, path: Path) -> None:
             sitk.WriteImage(image, str(partial), useCompression=True)
             _check_written(partial, image)
         except (RuntimeError, CaseError, UnicodeEncodeError) as error:
-            free = os.statvfs(path.parent)
+            free_mb = shutil.disk_usage(path.parent).free / 2**20
             raise OSError(
-                f"{path}: could not be written whole, {free.f_bavail * free.f_frsize / 2**20:.1f} MB are free there; "
+                f"{path}: could not be written whole, {free_mb:.1f} MB are free there; "
                 f"free some space or choose another folder ({str(error).splitlines()[-1]})"
             ) from error
 

@@ -70,11 +70,16 @@ class LazyGroup(click.Group):
         """Run a command.
 
         Raises:
-            click.ClickException: the command needs a package that is not installed.
+            click.ClickException: the command needs a package that is not installed, or another system.
         """
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as missing:
+            if missing.name == "fcntl":
+                raise click.ClickException(
+                    f"{ctx.invoked_subcommand}: expected Linux, whose file locks keep runs whole, got a system without "
+                    "them; use the image, WSL 2 or another machine (predict and evaluate run here)"
+                ) from missing
             raise click.ClickException(
                 f"{ctx.invoked_subcommand}: needs the package {missing.name}, which is not installed; "
                 "install it with: "

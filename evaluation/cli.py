@@ -318,6 +318,11 @@ def _draw_worst(cohorts: "list[CohortScores]", worst: int, **folders: Any) -> "l
 @contextmanager
 def _run_errors() -> Iterator[None]:
     """Turn what stops a run, a missing package included, into one line and an exit code."""
+    if not hasattr(os, "fwalk"):  # stands for all that Windows lacks
+        raise click.ClickException(
+            "evaluate run: expected Linux, whose files it reaches by descriptor, got another system; "
+            "run it in WSL 2 or on another machine"
+        )
     try:
         with one_line_errors(), interruptible():
             yield

@@ -75,7 +75,15 @@ class Metadata:
 
 @dataclass(frozen=True)
 class CohortScores:
-    """One team's scores over all reference cases, in the order of `contract.sorted_cases`."""
+    """One team's scores over all reference cases.
+
+    Attributes:
+        team: its name.
+        results: by case, as a person would sort them: problem, and each structure's status, Dice, distances in mm and
+            volumes in mm3.
+        metadata: what was scored, and by which rules.
+        extra: names of files that belong to no reference case.
+    """
 
     team: str
     results: tuple[CaseScores, ...]
@@ -272,6 +280,9 @@ def _run_tasks(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[str, list[Ca
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
     """Block Ctrl-C in this process for a while, and for good in processes started meanwhile: the caller stops those."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -6,7 +6,6 @@ never read. Files are complete or absent, and end in a checksum: a damaged one i
 about 50 GB (an estimate).
 """
 
-import fcntl
 import functools
 import glob
 import hashlib
@@ -155,6 +154,8 @@ def _code() -> str:
 @contextmanager
 def _one_process_at_a_time(folder: Path) -> Iterator[None]:
     """Hold the cache's lock: one process fills the cache, while the others wait for it."""
+    import fcntl  # predict uses this module too, and runs where there are no locks
+
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

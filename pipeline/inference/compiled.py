@@ -243,6 +243,8 @@ def _refuse_foreign(library: Path, key: Key) -> None:
         UnusableError: the reason.
         OSError: a file cannot be read.
     """
+    if not hasattr(os, "getuid"):  # Windows
+        raise UnusableError("this system does not say who owns a file, and a library is code")
     record_path = library.with_suffix(".json")
     for path in (library.parent, library, record_path):
         status = path.stat()

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -24,6 +25,21 @@ def test_help_lists_the_commands_without_importing_them():
     code += "assert not {'torch', 'pipeline', 'evaluation'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_the_shell_completes_commands_and_values_without_torch():
+    code = "import sys; from crossmoda_grl.__main__ import main\ntry: main(prog_name='crossmoda-grl')\nfinally: "
+    code += "assert 'torch' not in sys.modules"
+    for words, expected in (
+        ("crossmoda-grl p", "predict picture phantom"),
+        ("crossmoda-grl predict --device c", "cpu cuda"),
+    ):
+        asked = {"_CROSSMODA_GRL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [f"plain,{word}" for word in expected.split()]
 
 
 def test_version_is_the_installed_one():
