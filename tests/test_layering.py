@@ -75,16 +75,17 @@ INSIDE = {
             "target_statistics",
             "plausibility",
             "results",
-            "inputs",
+            "dicom",
             "compiled",
             "overlapped",
         ],
-        ["segment"],
+        ["inputs", "scans", "segment"],
         ["submission", "compile_cli"],
         ["folder"],
         ["cluster"],
         ["cli"],
     ],
+    "pipeline.inference.dicom": [["files"], ["stack"], ["series"], ["segmentation"]],
     "pipeline.inference.cluster": [["fitness", "one_case"], ["worker"], ["client"]],
     "pipeline.adaptation": [
         ["augmentations", "consistency", "nearness", "selection", "statistics"],
@@ -120,6 +121,8 @@ ONE_PACKAGE_EACH = {
     "optuna": "pipeline.tuning",
     "distributed": "pipeline.inference.cluster",
     "dask": "pipeline.inference.cluster",
+    "pydicom": "pipeline.inference.dicom",
+    "highdicom": "pipeline.inference.dicom",
 }
 
 TOP = ("challenge", "evaluation", "pipeline", "crossmoda_grl")
