@@ -44,7 +44,7 @@ FROM installed AS packages
 # Removes files that only serve to build or test the packages. Bytecode is compiled here, because the image is read-only
 # at run time; unchecked, because the sources in the image do not change.
 RUN set -eu; cd /opt/crossmoda-grl/venv/lib/python3*/site-packages; \
-    rm -rf torch/include torch/share torch/test torch/lib/*_test.so; \
+    rm -rf torch/include torch/share torch/test torch/lib/*_test.so pydicom/data/test_files; \
     find torch/bin -type f ! -name torch_shm_manager -delete; \
     find matplotlib mpmath networkx nibabel numpy scipy sympy -type d -name tests -prune -exec rm -rf {} +; \
     python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/py312_' .; \

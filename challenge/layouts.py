@@ -17,6 +17,8 @@ INTRAMEATAL = Structure("intrameatal", "Intra-meatal VS", 2)
 WHOLE_VS = Structure("vs", "VS", 1, also=(2,))
 COCHLEA_OF_2023 = Structure("cochlea", "Cochlea", 3)
 
+SEGMENTATION_SUFFIX = "_Label.dcm"
+
 
 @dataclass(frozen=True)
 class FolderLayout:
@@ -32,6 +34,7 @@ class FolderLayout:
         scored: what `evaluate` scores.
         note: what the user of `predict` has to know about the label maps; empty if nothing.
         one_case: whether a run has exactly one case.
+        dicom: whether a scan is a folder of a DICOM series, and a DICOM segmentation is written beside its label map.
     """
 
     name: str
@@ -43,11 +46,16 @@ class FolderLayout:
     scored: tuple[Structure, ...] = STRUCTURES
     note: str = ""
     one_case: bool = False
+    dicom: bool = False
 
     def label_file(self, case: str) -> str:
         """Name the label map of a case, with its folder below the output folder."""
         folder = f"{self.label_folder}/" if self.label_folder else ""
         return folder + case + self.label_suffix
+
+    def segmentation_file(self, case: str) -> str:
+        """Name the DICOM segmentation of a case."""
+        return self.label_file(case).removesuffix(self.label_suffix) + SEGMENTATION_SUFFIX
 
     @property
     def value_of(self) -> dict[int, int]:
@@ -89,6 +97,8 @@ NNUNET = FolderLayout(
     label_suffix=".nii.gz",
     scan_folder="imagesTs",
 )
+# A case is a folder; its files have any names. The networks' label maps are named as in 2021.
+DICOM = FolderLayout("dicom", scan_suffix="/", dicom=True)
 
-LAYOUTS = {layout.name: layout for layout in (CROSSMODA_2021, CROSSMODA_2023, GRAND_CHALLENGE, NNUNET)}
+LAYOUTS = {layout.name: layout for layout in (CROSSMODA_2021, CROSSMODA_2023, GRAND_CHALLENGE, NNUNET, DICOM)}
 DEFAULT_LAYOUT = CROSSMODA_2021.name

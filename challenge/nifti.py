@@ -32,6 +32,7 @@ __all__ = [
     "CaseError",
     "Geometry",
     "geometry_of",
+    "opened",
     "read_geometry",
     "read_image",
     "write_image",
@@ -74,7 +75,7 @@ def read_image(
             or changed while it is read, is not 3-D, not scalar or too large, contradicts itself, has an impossible
             spacing, direction or origin, or has NaN or infinite voxels.
     """
-    with _opened(path, within) as raw, _header_read(path.name, raw) as (stream, head, layout, geometry):
+    with opened(path, within) as raw, _header_read(path.name, raw) as (stream, head, layout, geometry):
         accept(geometry)
         image = sitk.GetImageFromArray(_read_voxels(path.name, stream, head, layout))
     image.SetSpacing(geometry.spacing_mm)
@@ -89,7 +90,7 @@ def read_geometry(path: Path, *, within: Path | None = None) -> Geometry:
     Raises:
         CaseError: as `read_image`, but the voxels are not checked.
     """
-    with _opened(path, within) as raw, _header_read(path.name, raw) as (_, _, _, geometry):
+    with opened(path, within) as raw, _header_read(path.name, raw) as (_, _, _, geometry):
         return geometry
 
 
@@ -120,8 +121,11 @@ def _check_written(path: Path, image: sitk.Image) -> None:
 
 
 @contextmanager
-def _opened(path: Path, within: Path | None) -> Iterator[BinaryIO]:
-    """Open an image file. Whatever goes wrong while it is read becomes its refusal, a `CaseError`."""
+def opened(path: Path, within: Path | None = None) -> Iterator[BinaryIO]:
+    """Open an image file of any format. Whatever goes wrong while it is read becomes its refusal, a `CaseError`.
+
+    `within` is the folder that a link must not leave.
+    """
     name = path.name
     try:
         with open_regular(path, within=within) as raw:

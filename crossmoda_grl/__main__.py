@@ -83,7 +83,7 @@ class LazyGroup(click.Group):
             raise click.ClickException(
                 f"{ctx.invoked_subcommand}: needs the package {missing.name}, which is not installed; "
                 "install it with: "
-                "pip install 'crossmoda-grl[segmentation,runner,tensorboard,tuning,postgresql,cluster]'"
+                "pip install 'crossmoda-grl[segmentation,dicom,onnx,runner,tensorboard,tuning,postgresql,cluster]'"
             ) from missing
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -75,17 +75,18 @@ INSIDE = {
             "target_statistics",
             "plausibility",
             "results",
-            "inputs",
+            "dicom",
             "compiled",
             "overlapped",
             "window_side",
         ],
-        ["segment"],
+        ["inputs", "scans", "segment"],
         ["submission", "compile_cli"],
         ["folder"],
         ["cluster"],
         ["cli"],
     ],
+    "pipeline.inference.dicom": [["files"], ["stack"], ["series"], ["segmentation"]],
     "pipeline.inference.cluster": [["fitness", "one_case"], ["worker"], ["client"]],
     "pipeline.adaptation": [
         ["augmentations", "consistency", "nearness", "selection", "statistics"],
@@ -121,6 +122,8 @@ ONE_PACKAGE_EACH = {
     "optuna": "pipeline.tuning",
     "distributed": "pipeline.inference.cluster",
     "dask": "pipeline.inference.cluster",
+    "pydicom": "pipeline.inference.dicom",
+    "highdicom": "pipeline.inference.dicom",
 }
 
 TOP = ("challenge", "evaluation", "pipeline", "crossmoda_grl")

@@ -104,6 +104,12 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
     help="With --layout grand-challenge: label maps go to images/SLUG.",
 )
 @click.option(
+    "--series",
+    metavar="TEXT",
+    show_default="a case must have one",
+    help="With --layout dicom: of a case's series, take the one with this in its description, or with this UID.",
+)
+@click.option(
     "--weights",
     metavar="FOLDER|NAME",
     help=f"Folder of weights and cards, or a shipped set's name.  [default: ${WEIGHTS_VARIABLE}, or {DEFAULT_WEIGHTS}]",

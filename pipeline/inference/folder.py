@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from challenge.contract import BACKGROUND
 from challenge.files import only_writer
-from challenge.layouts import FolderLayout
 from challenge.names import shown
 from challenge.nifti import CaseError, geometry_of, read_geometry, read_image, write_image
-from pipeline.data.cases import image_from, read_scan, write_labels
+from pipeline.data.cases import image_from, write_labels
 from pipeline.inference.overlapped import overlapped
 from pipeline.inference.plausibility import examine
-from pipeline.inference.results import CaseResult, sha256_of, skipped
+from pipeline.inference.results import CaseResult, skipped
+from pipeline.inference.scans import Scan
 from pipeline.inference.segment import Segmentation, segment_case
 from pipeline.inference.submission import Submission, SubmissionError
 from pipeline.runtime.devices import is_out_of_memory
@@ -44,7 +44,7 @@ class _Case:
     path: Path
     labels_path: Path
     output: Path
-    image: sitk.Image | None = None
+    scan: Scan | None = None
     segmentation: Segmentation | None = None
     result: CaseResult | None = None
     seconds: float = 0.0
@@ -163,39 +163,38 @@ def _outcome(
 def _read(submission: Submission, case: _Case) -> CaseResult | None:
     if submission.options.skip_existing and (done := _done_before(submission, case)):
         return skipped(done, submission.made_by)
-    case.image = read_scan(case.path)
+    case.scan = submission.reader.read(case.path)
     return None
 
 
 def _segment(submission: Submission, case: _Case) -> None:
-    assert case.image is not None
-    overlap = submission.options.overlap
+    assert case.scan is not None
+    overlap, image = submission.options.overlap, case.scan.image
     try:
-        case.segmentation = segment_case(case.image, submission.segmenters, rules=submission.rules, overlap=overlap)
+        case.segmentation = segment_case(image, submission.segmenters, rules=submission.rules, overlap=overlap)
     except CaseError as error:
         raise CaseError(f"{case.path.name}: {error}") from error
 
 
 def _write(submission: Submission, case: _Case) -> CaseResult:
-    image, segmentation = case.image, case.segmentation
-    assert image is not None
+    scan, segmentation = case.scan, case.segmentation
+    assert scan is not None
     assert segmentation is not None
-    case.image = case.segmentation = None  # another case may be in memory already
-    save_probabilities = submission.options.save_probabilities
-    _write_files(segmentation, image, case, submission.layout, save_probabilities=save_probabilities)
-    return replace(_examined(submission, segmentation.labels, image, case.path), made_by=submission.made_by)
+    case.scan = case.segmentation = None  # another case may be in memory already
+    _write_files(submission, case, scan, segmentation)
+    return replace(_examined(submission, segmentation.labels, scan, case.path), made_by=submission.made_by)
 
 
-def _examined(submission: Submission, labels: NDArray[np.uint8], image: sitk.Image, path: Path) -> CaseResult:
-    findings, geometry = examine(labels, image, submission.known), geometry_of(image)
+def _examined(submission: Submission, labels: NDArray[np.uint8], scan: Scan, path: Path) -> CaseResult:
+    findings, geometry = examine(labels, scan.image, submission.known), geometry_of(scan.image)
     return CaseResult(
-        scan_sha256=sha256_of(path),
+        scan_sha256=submission.reader.sha256(path),
         size_xyz=geometry.size_xyz,
         spacing_mm=geometry.spacing_mm,
         volumes_mm3=findings.volumes_mm3,
         components=findings.components,
         unlikeness=findings.unlikeness,
-        warnings=findings.warnings,
+        warnings=(*scan.notes, *findings.warnings),
     )
 
 
@@ -204,19 +203,22 @@ def _done_before(submission: Submission, case: _Case) -> CaseResult | None:
 
     A label map that no record tells of, of an older version or a run that was killed, is examined here.
     """
+    reader, layout = submission.reader, submission.layout
     if not case.labels_path.exists():
         return None
+    if layout.dicom and not (submission.options.output_folder / layout.segmentation_file(case.case)).exists():
+        return None
     try:
-        if not read_geometry(case.labels_path).same_place(read_geometry(case.path)):
+        if not read_geometry(case.labels_path).same_place(reader.geometry(case.path)):
             return None
         labels = sitk.GetArrayFromImage(read_image(case.labels_path))
-        label_of = {value: label for label, value in submission.layout.value_of.items()}
+        label_of = {value: label for label, value in layout.value_of.items()}
         if not {BACKGROUND, *label_of} >= set(np.unique(labels).tolist()):
             return None
         done = submission.predictions.get(case.case)
         if done is not None:
-            return done if done.scan_sha256 == sha256_of(case.path) else None
-        return _examined(submission, _relabelled(labels.astype(np.uint8), label_of), read_scan(case.path), case.path)
+            return done if done.scan_sha256 == reader.sha256(case.path) else None
+        return _examined(submission, _relabelled(labels.astype(np.uint8), label_of), reader.read(case.path), case.path)
     except CaseError:
         return None
 
@@ -228,20 +230,23 @@ def _relabelled(labels: NDArray[np.uint8], values: Mapping[int, int]) -> NDArray
     return table[labels]
 
 
-def _write_files(
-    segmentation: Segmentation, image: sitk.Image, case: _Case, layout: FolderLayout, *, save_probabilities: bool
-) -> None:
+def _write_files(submission: Submission, case: _Case, scan: Scan, segmentation: Segmentation) -> None:
     """Write a case's files; the label map comes last, so that its presence means that the case is complete."""
-    written: list[Path] = []
+    image, layout, written = scan.image, submission.layout, list[Path]()
     labels_path = case.output / layout.label_file(case.case)
     try:
-        if save_probabilities:
+        if submission.options.save_probabilities:
             folder = case.output / PROBABILITIES_FOLDER
             folder.mkdir(exist_ok=True)
             for structure, probability in segmentation.probabilities.items():
                 written.append(folder / f"{case.case}_{structure.key}.nii.gz")
                 write_image(image_from(probability, image), written[-1])
         labels_path.parent.mkdir(parents=True, exist_ok=True)
+        if scan.series is not None:
+            from pipeline.inference.dicom.segmentation import write_segmentation
+
+            written.append(case.output / layout.segmentation_file(case.case))
+            write_segmentation(segmentation.labels, scan.series, written[-1], submission.made_by)
         labels = _relabelled(segmentation.labels, layout.value_of)
         write_labels(labels, image, labels_path, note=f"crossmoda-grl {metadata.version('crossmoda-grl')}")
     except BaseException:

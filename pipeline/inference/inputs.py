@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from challenge.contract import near_misses
 from challenge.files import read_regular
 from challenge.layouts import CROSSMODA_2021, GRAND_CHALLENGE, LAYOUTS, NNUNET, FolderLayout
 from challenge.names import is_plain, shown
@@ -27,11 +28,15 @@ class SubmissionError(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The scans by case, the names of other entries, and the layout, with the folders and endings found here."""
+    """The scans by case, and the layout, with the folders and endings found here.
+
+    Of the other entries, `near_misses` were probably meant to be scans, each with what to do, and `ignored` were not.
+    """
 
     layout: FolderLayout
     scans: dict[str, Path]
-    others: list[str]
+    near_misses: dict[str, str]
+    ignored: list[str]
 
 
 def find_inputs(path: Path, layout_name: str | None = None, output_socket: str | None = None) -> Inputs:
@@ -50,7 +55,9 @@ def find_inputs(path: Path, layout_name: str | None = None, output_socket: str |
     """
     layout = LAYOUTS[layout_name] if layout_name else _detected(path)
     if path.is_file():
-        return Inputs(layout, {_case_of_file(path, layout): path}, [])
+        return Inputs(layout, {_case_of_file(path, layout): path}, {}, [])
+    if layout.dicom:
+        return _case_folders(path, layout)
     if layout is GRAND_CHALLENGE:
         folder = _socket_folder(path)
         label_folder = f"images/{output_socket}" if output_socket else folder
@@ -65,7 +72,8 @@ def find_inputs(path: Path, layout_name: str | None = None, output_socket: str |
             f"{path / layout.scan_folder}: expected one scan a run, got {len(scans)}: {shown(', '.join(scans))}; "
             "run predict once for each"
         )
-    return Inputs(layout, scans, others)
+    meant = near_misses(others, scans, layout.scan_suffix, layout.label_suffix)
+    return Inputs(layout, scans, meant, [name for name in others if name not in meant])
 
 
 def find_submission_scans(
@@ -92,6 +100,29 @@ def find_submission_scans(
     return scans, ignored
 
 
+def _case_folders(path: Path, layout: FolderLayout) -> Inputs:
+    """Find cases of DICOM files, a folder each; without any folder, the input is itself the only case."""
+    from pipeline.inference.dicom.files import is_dicom
+
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise SubmissionError(
+            f"{path}: expected a folder of DICOM files, got: {error.strerror}; name it with --input"
+        ) from error
+    plain = {entry.name: entry for entry in entries if is_plain(entry.name)}
+    cases = {name: entry for name, entry in plain.items() if entry.is_dir()}
+    if not plain:
+        raise SubmissionError(
+            f"{path}: expected a folder of DICOM files for each case, got none; name another folder with --input"
+        )
+    if not cases:
+        return Inputs(layout, {path.resolve().name or "case": path.resolve()}, {}, [])
+    advice = "put all files of a scan into a folder of their own"
+    meant = {name: advice for name, entry in plain.items() if name not in cases and is_dicom(entry)}
+    return Inputs(layout, cases, meant, [entry.name for entry in entries if entry.name not in {*cases, *meant}])
+
+
 def _detected(path: Path) -> FolderLayout:
     if not (path / "images").is_dir():
         return CROSSMODA_2021
@@ -104,6 +135,8 @@ def _detected(path: Path) -> FolderLayout:
 
 def _case_of_file(path: Path, layout: FolderLayout) -> str:
     name = path.name
+    if layout.dicom:
+        raise SubmissionError(f"{shown(name)}: expected a folder of DICOM files, got a file; name its folder")
     suffix = next((end for end in (layout.scan_suffix, *ENDINGS) if name.endswith(end)), None)
     case = name.removesuffix(suffix or "")
     if suffix is None or not case or not is_plain(name):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from challenge.contract import STRUCTURES, Structure, near_misses
+from challenge.contract import STRUCTURES, Structure
 from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.names import shown
 from challenge.quantities import counted
@@ -21,6 +21,7 @@ from pipeline.data.known import Known, known_by, trained_on
 from pipeline.inference.compiled import fastest_form
 from pipeline.inference.inputs import SubmissionError, find_inputs
 from pipeline.inference.results import Predictions
+from pipeline.inference.scans import ScanReader
 from pipeline.inference.target_statistics import with_cohort_statistics
 from pipeline.model.rules import PostProcessing, rules_of
 from pipeline.model.shipped import weights_folder, weights_name
@@ -39,7 +40,7 @@ class PredictOptions:
     `target_statistics` estimates batch norm's statistics on all scans of the folder first, also on those that
     `skip_existing` skips: a resumed run gives the same label maps. `input_folder` may be one scan. `layout` is one of
     `challenge.layouts`, None for the one that the folder is in; `output_socket` is grand-challenge's, None for the
-    input's.
+    input's. `series` says which DICOM series to take where a case has several: a part of its description, or its UID.
     `cluster` is the address of a Dask scheduler whose workers segment the cases, each on its own `device`.
     """
 
@@ -56,6 +57,7 @@ class PredictOptions:
     cluster: str | None = None
     layout: str | None = None
     output_socket: str | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class Submission:
         return "\n".join(map(shown, [text, *lines]))
 
     @property
+    def reader(self) -> ScanReader:
+        """Return what reads the scans."""
+        return ScanReader(self.layout, self.options.series)
+
+    @property
     def made_by(self) -> dict[str, Any]:
         """Return by what label maps are made, in the types that JSON has: version, weights, options."""
         options = self.options
@@ -114,6 +121,7 @@ class Submission:
             },
             "options": {
                 "layout": self.layout.name,
+                **({"series": options.series} if self.layout.dicom else {}),
                 "device": str(self.device),
                 "overlap": options.overlap,
                 "window": {s.structure.key: s.window for s in self.segmenters},
@@ -137,9 +145,6 @@ def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) ->
     keep_large_blocks()
     use_available_cores()
     found = find_inputs(options.input_folder, options.layout, options.output_socket)
-    layout, scans, others = found.layout, found.scans, found.others
-    meant = near_misses(others, scans, layout.scan_suffix, layout.label_suffix)
-    ignored = [name for name in others if name not in meant]
     check_writable(options.output_folder)
     # A cluster's networks are only checked here: its workers pick their devices themselves.
     device, weights = pick_device("cpu" if options.cluster else options.device), weights_folder(options.weights)
@@ -149,7 +154,19 @@ def prepare_submission(options: PredictOptions, *, keeps_record: bool = True) ->
     rules = {s.structure: replace(rules_of(s.card), **options.rules.get(s.structure, {})) for s in segmenters}
     known = known_by_cards(segmenters)
     predictions = Predictions(options.output_folder, keep=keeps_record)
-    return Submission(options, scans, meant, ignored, weights, device, segmenters, rules, known, predictions, layout)
+    return Submission(
+        options,
+        found.scans,
+        found.near_misses,
+        found.ignored,
+        weights,
+        device,
+        segmenters,
+        rules,
+        known,
+        predictions,
+        found.layout,
+    )
 
 
 def known_by_cards(segmenters: Iterable[Segmenter]) -> dict[Structure, Known]:
@@ -188,7 +205,11 @@ def adapted_to_cohort(submission: Submission, tell: Callable[[str], None]) -> Su
     """
     if not submission.options.target_statistics:
         return submission
-    return replace(submission, segmenters=with_cohort_statistics(submission.segmenters, submission.scans, tell))
+    read = submission.reader.read
+    segmenters = with_cohort_statistics(
+        submission.segmenters, submission.scans, tell, read=lambda path: read(path).image
+    )
+    return replace(submission, segmenters=segmenters)
 
 
 def with_fastest_networks(submission: Submission, tell: Callable[[str], None]) -> Submission:

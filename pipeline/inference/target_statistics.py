@@ -8,19 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from challenge.nifti import CaseError
 from challenge.quantities import counted
 from pipeline.adaptation.statistics import reestimate_statistics
-from pipeline.config import OURS
-from pipeline.data.cache import normalised_volume
+from pipeline.config import OURS, PAPER
+from pipeline.data.cases import read_scan
+from pipeline.data.preprocessing import array_at_spacing, normalise
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.weights import Segmenter
 from pipeline.runtime.devices import is_out_of_memory
 
 
 def with_cohort_statistics(
-    segmenters: Sequence[Segmenter], scans: Mapping[str, Path], tell: Callable[[str], None]
+    segmenters: Sequence[Segmenter],
+    scans: Mapping[str, Path],
+    tell: Callable[[str], None],
+    *,
+    read: Callable[[Path], sitk.Image] = read_scan,
 ) -> list[Segmenter]:
     """Return the segmenters with the statistics of a cohort's scans; the same scans give the same statistics.
 
@@ -30,13 +36,14 @@ def with_cohort_statistics(
         segmenters: are not changed.
         scans: by case; only one is in memory at a time.
         tell: takes a line of text: a scan that is left out, and at the end how many were used.
+        read: reads a scan as a 3-D float32 image.
     """
     usable = dict(scans)
 
     def volumes() -> Iterator[TrainingVolume]:
         for case, path in list(usable.items()):
             try:
-                volume = normalised_volume(path)
+                volume = normalise(array_at_spacing(read(path), PAPER.spacing_mm), in_place=True)
             except Exception as error:
                 if not isinstance(error, CaseError) and not is_out_of_memory(error):
                     raise

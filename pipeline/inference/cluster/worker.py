@@ -101,9 +101,9 @@ def _prepared(run: Run) -> Submission:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Move a case's files, those in folders first, so that the label map's presence means that all are there."""
+    """Move a case's files, those in folders first, the label map last: its presence means that all are there."""
     files = [path for path in source.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: -len(path.parts)):
+    for path in sorted(files, key=lambda path: (-len(path.parts), path.name)):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         path.replace(place)
