@@ -59,7 +59,7 @@ def profile_of(image: sitk.Image) -> ScanProfile:
         CaseError: the scan is constant, or not finite.
     """
     spacing = np.array(image.GetSpacing())
-    sample = intensities_of(normalise(array_from(image))).sample
+    sample = intensities_of(normalise(array_from(image), in_place=True)).sample
     return ScanProfile(
         spacing_mm=_by_size(spacing),
         field_of_view_mm=_by_size(spacing * image.GetSize()),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from challenge.contract import BACKGROUND, Structure
+from evaluation.metrics import bounding_box
 from pipeline.data.components import Mask, fill_holes, kept_components, labelled_components
 from pipeline.model.rules import PostProcessing
 
@@ -69,10 +70,30 @@ def merge(
         raise ValueError(
             f"probabilities to merge: expected one shape, got {sorted(shapes)}; restore them to one grid first"
         )
-    rules = rules or {}
+    rules = {structure: (rules or {}).get(structure, PostProcessing()) for structure in probabilities}
     labels = np.full(shapes.pop(), BACKGROUND, dtype=np.uint8)
+    box = _box_of_claims(probabilities, rules)
+    if box is not None:
+        labels[box] = _merged({s: p[box] for s, p in probabilities.items()}, rules, spacing_mm)
+    return labels
+
+
+def _box_of_claims(
+    probabilities: Mapping[Structure, NDArray[np.float32]], rules: Mapping[Structure, PostProcessing]
+) -> tuple[slice, ...] | None:
+    """Return the box of all voxels that a rule can look at: structures fill a few thousandths of a scan."""
+    claimed = [p > (_LOWEST_THRESHOLD if rules[s].never_empty else THRESHOLD) for s, p in probabilities.items()]
+    return bounding_box(np.logical_or.reduce(claimed))
+
+
+def _merged(
+    probabilities: Mapping[Structure, NDArray[np.float32]],
+    rules: Mapping[Structure, PostProcessing],
+    spacing_mm: Sequence[float],
+) -> NDArray[np.uint8]:
+    claims = {s: decide(p, rules[s], spacing_mm) for s, p in probabilities.items()}
+    labels = np.full(next(iter(claims.values())).shape, BACKGROUND, dtype=np.uint8)
     highest = np.full(labels.shape, THRESHOLD, dtype=np.float32)
-    claims = {s: decide(p, rules.get(s, PostProcessing()), spacing_mm) for s, p in probabilities.items()}
     for structure, claim in claims.items():
         probability = probabilities[structure]
         wins = claim & ((probability > highest) | (labels == BACKGROUND))

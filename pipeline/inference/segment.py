@@ -57,6 +57,7 @@ def segment_case(
         # Labels are decided on the scan's grid: a resampled label map would lose thin structures such as the cochlea.
         probabilities[s.structure] = array_back(probability, PAPER.spacing_mm, native=image)
         del probability
+    del volume  # its memory serves what follows
     x_mm, y_mm, z_mm = image.GetSpacing()
     return Segmentation(merge(probabilities, rules, (z_mm, y_mm, x_mm)), probabilities)
 
