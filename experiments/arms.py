@@ -110,6 +110,8 @@ ARMS = (
     Arm("control+statistics", "seed{seed}", "control", target_statistics=True),
 )
 ORACLE = Arm("oracle", "oracle", "supervised")
+# The paper's method as it is shipped: one seed of phase 2, chosen by the tuning phantoms.
+PAPER_ARM = "paper"
 # What was tried to improve phase 2; `no_reversal` separates the adversary's effect from that of the shared batches.
 VARIANTS = {
     "no_reversal": "grl_weight_max = 0.0",
@@ -271,6 +273,16 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
         path = folder / f"{structure.key}_{scored.name}.json"
         if not path.exists() and (arm.may_ship or not scored.only_to_choose):
             write_json(path, scores_of(folder, structure, out / "data", scored))
+
+
+def copy_paper(out: Path) -> None:
+    """Put the shipped `weights/paper` among the arms as `paper`, unless that was done before."""
+    folder = out / "arms" / PAPER_ARM / "seed0"
+    if not folder.exists():
+        partial = folder.with_name(".seed0.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(ROOT / "weights" / "paper", partial)
+        partial.rename(folder)
 
 
 def scores_of(weights: Path, structure: Structure, data: Path, scored: Scored) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from PIL import Image
 from challenge.contract import STRUCTURES, TARGET_SUFFIX
 from challenge.files import written_whole
 from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
-from experiments.arms import command
+from experiments.arms import PAPER_ARM, command, copy_paper
 from experiments.scores import read_scores
 
 SCANS, REFERENCE = "data/held_out/target_validation", "data/held_out/target_validation_reference"
 # title -> arm; a seed of an arm is shown if it has both structures
-ARMS = {"source only": "phase1", "paper": "phase2", "best": "best", "oracle": "oracle"}
+ARMS = {"source only": "phase1", "paper": PAPER_ARM, "best": "best", "oracle": "oracle"}
 _GREYS = 24
 _WIDTH = 1500
 
@@ -74,6 +74,7 @@ def _palette() -> list[np.ndarray]:
 def main(out: Path, seed: int, picture: Path) -> None:
     """Predict three held-out cases with every arm and draw them."""
     out = out.resolve()
+    copy_paper(out)
     cases = chosen_cases(out, seed)
     scans = out / "figure" / "scans"
     shutil.rmtree(scans.parent, ignore_errors=True)

@@ -14,14 +14,19 @@ from pathlib import Path
 import click
 
 from challenge.contract import STRUCTURES, TARGET_SUFFIX, Structure
-from experiments.arms import PRESET, Scored, command, in_parallel, scores_of, write_json
+from experiments.arms import PAPER_ARM, PRESET, Scored, command, copy_paper, in_parallel, scores_of, write_json
 from experiments.table import ladder
 from pipeline.runtime.allocator import keep_large_blocks
 
 LEVEL, SEED, CASES = "hard", 5, 20
 STRESS = Scored("stress", "stress/target_validation", "stress/target_validation_reference", TARGET_SUFFIX)
 # arm -> its title in the table
-ARMS = {"phase1": "source only", "phase2": "paper", "best": "best", "oracle": "oracle, on `standard` phantoms"}
+ARMS = {
+    "phase1": "source only",
+    PAPER_ARM: "paper, as shipped",
+    "best": "best",
+    "oracle": "oracle of `standard` phantoms",
+}
 
 
 def make_stress(data: Path) -> None:
@@ -52,6 +57,7 @@ def main(out: Path, jobs: int) -> None:
     keep_large_blocks()
     out = out.resolve()
     make_stress(out / "data")
+    copy_paper(out)
     work = []
     for structure in STRUCTURES:
         for arm in ARMS:
