@@ -114,10 +114,10 @@ def draw(found: dict[str, dict[str, dict[str, Run]]], folder: Path) -> None:
     for figure, unit, name in (("seconds", "s", "growth_seconds.png"), ("peak_gb", "GB", "growth_memory.png")):
         drawing, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), layout="constrained")
         for panel, (what, points) in zip(panels, found.items(), strict=True):
-            for who, colour in (("monai", "tab:gray"), ("ours", "tab:blue")):
-                at = [float(value) for value in points]
-                panel.plot(at, [each[who][figure] for each in points.values()], "o-", color=colour, label=who)
-            panel.set(xlabel=what, ylim=(0, None), xticks=at)
+            at = [float(value) for value in points]
+            for who, title, colour in (("monai", "the MONAI way", "tab:gray"), ("ours", "ours", "tab:blue")):
+                panel.plot(at, [each[who][figure] for each in points.values()], "o-", color=colour, label=title)
+            panel.set(xlabel=what, xticks=at, ylim=(0, 1.05 * panel.get_ylim()[1]))
         panels[0].set_ylabel(unit)
         panels[0].legend()
         folder.mkdir(parents=True, exist_ok=True)
