@@ -14,7 +14,7 @@ from distributed import CancelledError, Client, Future, KilledWorker, TimeoutErr
 
 from challenge.quantities import counted
 from pipeline.inference.cluster.fitness import ClusterError, Fitness, UnfitWorker, card_digests, check_fitness, versions
-from pipeline.inference.cluster.one_case import CASE, OneCaseAtATime
+from pipeline.inference.cluster.one_case import OneCaseAtATime
 from pipeline.inference.cluster.worker import Run, segment_on_worker, statistics_of
 from pipeline.inference.results import CaseResult
 from pipeline.inference.submission import Submission
@@ -139,9 +139,7 @@ def _results(client: Client, run: Run, cases: list[str], address: str) -> Iterat
     while True:
         workers = len(client.nthreads())
         while len(running) < max(workers, 1) and (case := next(left, None)) is not None:
-            future = client.submit(
-                segment_on_worker, run, case, key=f"{run.name}-{case}", pure=False, resources={CASE: 1}
-            )
+            future = client.submit(segment_on_worker, run, case, key=f"{run.name}-{case}", pure=False)
             running[future] = case
         if not running:
             return

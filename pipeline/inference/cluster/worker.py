@@ -13,6 +13,7 @@ from distributed import get_worker
 from numpy.typing import NDArray
 
 from pipeline.inference.cluster.fitness import Fitness, UnfitWorker, check_fitness
+from pipeline.inference.cluster.one_case import threads_of
 from pipeline.inference.folder import segment_one
 from pipeline.inference.results import CaseResult, PredictionsError
 from pipeline.inference.submission import (
@@ -87,7 +88,7 @@ def _prepared(run: Run) -> Submission:
     worker = get_worker()
     if shortcoming := check_fitness(run.fitness):
         raise UnfitWorker(f"worker {worker.address}: {shortcoming}")
-    torch.set_num_threads(worker.state.nthreads)  # Dask's nanny allows one
+    torch.set_num_threads(threads_of(worker))  # Dask's nanny allows one
     try:
         submission = prepare_submission(run.options, keeps_record=False)
     except (SubmissionError, WeightsError, DeviceError, PredictionsError) as error:

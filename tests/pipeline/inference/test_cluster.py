@@ -120,18 +120,42 @@ def kill_when(condition, process, killed):
     killed.append(process.wait(60))
 
 
+def kill_in_a_case(cluster, worker, output, killed):
+    """Freeze a cluster's only worker while it is at a case, kill it, and start another one."""
+    while not killed:
+        wait_until(lambda: busy(output))
+        worker.send_signal(signal.SIGSTOP)
+        if not busy(output):  # it has just ended
+            worker.send_signal(signal.SIGCONT)
+            continue
+        worker.send_signal(signal.SIGKILL)
+        cluster.start_worker("--no-nanny")
+        killed.append(worker.wait(60))
+
+
 def busy(output):
     """The cases that workers are at: each has a folder of its own in the run's."""
     return list(output.glob(".cluster-*/crossmoda_*"))
 
 
-def test_a_worker_killed_in_the_middle_of_a_case_loses_nothing_and_repeats_nothing(cluster, scans, weights, tmp_path):
+@pytest.fixture
+def own_cluster(tmp_path):
+    """A cluster whose only worker may be killed."""
+    (tmp_path / "cluster").mkdir()
+    started = Cluster(tmp_path / "cluster")
+    yield started
+    started.stop()
+
+
+def test_a_worker_killed_in_the_middle_of_a_case_loses_nothing_and_repeats_nothing(
+    own_cluster, scans, weights, tmp_path
+):
     output, killed = tmp_path / "out", []
-    second = cluster.start_worker("--no-nanny")
-    cluster.wait_for(2)
-    killer = threading.Thread(target=kill_when, args=(lambda: len(busy(output)) == 2, second, killed))
+    doomed = own_cluster.start_worker("--no-nanny")
+    own_cluster.wait_for(1)
+    killer = threading.Thread(target=kill_in_a_case, args=(own_cluster, doomed, output, killed))
     killer.start()
-    result = predict(scans, output, weights, "--overlap", "0.5", *on(cluster))
+    result = predict(scans, output, weights, "--overlap", "0.5", *on(own_cluster))
     killer.join()
     assert killed == [-signal.SIGKILL]
     assert result.exit_code == 0, result.output
