@@ -63,8 +63,9 @@ lint: $(VENV)/dev.stamp docs
 docs: $(VENV)/dev.stamp
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
+# A process for each core, up to four. The tests of a module stay together: they share what is slow to make.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Each round draws twenty times as many examples as `make test`, and new ones.
 MINUTES ?= 30
