@@ -14,7 +14,7 @@ COPY image/requirements.py pyproject.toml ./
 ARG EXTRAS=
 RUN python3 requirements.py $EXTRAS >requirements.txt
 
-# --- The packages. Rebuilt only when that list, requirements.lock or the wheelhouse change. ---
+# --- The packages. Rebuilt only when that list, requirements.hashed or the wheelhouse change. ---
 FROM ${BASE} AS installed
 # cpu: from PyTorch's own index, without CUDA. cuda: PyPI's build, with CUDA.
 # If wheelhouse/ holds wheels, nothing is downloaded, and their torch is installed.
@@ -24,20 +24,26 @@ WORKDIR /build
 # pip is installed outside of the environment that it fills, so that it is not in the image.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/crossmoda-grl/venv
 COPY --from=requirements /build/requirements.txt ./
-COPY requirements.lock ./
+COPY requirements.hashed ./
+# Every file must have a hash of requirements.hashed. pip comes first: it takes hashes from constraints since version 26.
 RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
     set -eu; \
-    pip="/opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python"; \
+    from=; index=; \
     if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
-        $pip install --no-index --find-links /wheelhouse -c requirements.lock -r requirements.txt; \
+        from="--no-index --find-links /wheelhouse"; \
     else \
         case "$TORCH" in \
-            cpu) $pip install --no-deps -c requirements.lock --index-url https://download.pytorch.org/whl/cpu torch ;; \
+            cpu) index="--index-url https://download.pytorch.org/whl/cpu" ;; \
             cuda) ;; \
             *) echo "TORCH: expected cpu or cuda, got $TORCH; build with --build-arg TORCH=cpu" >&2; exit 2 ;; \
         esac; \
-        $pip install -c requirements.lock -r requirements.txt; \
     fi; \
+    sed -n '/^pip==/,/[^\\]$/p' requirements.hashed >pip.txt; \
+    /opt/pip/bin/pip install --require-hashes $from -r pip.txt; \
+    pip="/opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python"; \
+    hashed="--require-hashes -c requirements.hashed"; \
+    if [ -n "$index" ]; then $pip install --no-deps $hashed $index torch; fi; \
+    $pip install $hashed $from -r requirements.txt; \
     $pip check
 
 FROM installed AS packages

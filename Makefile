@@ -25,6 +25,7 @@ include docker.mk
 $(VENV)/torch.stamp: requirements.lock
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --retries 1 -c requirements.lock pip
 	$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements.lock torch
 	touch $@
 
@@ -112,11 +113,18 @@ ladder: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.table --out experiment
 	$(BIN)/python -m experiments.selection --out experiment
 
-# Pins the installed versions. torch's local tag (+cpu) is left out, so that any build of that version fits.
+# Pins the installed versions. torch's local tag (+cpu) is left out, so that any build of that version fits; pip's
+# version is the image's, and stays. Then requirements.hashed: PyPI's hashes, and that of torch's build that pip takes.
 lock: $(VENV)/dev.stamp
 	( grep '^#' requirements.lock; \
-	  $(PIP) list --format=freeze --exclude-editable | grep -vE '^pip=' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' ) >requirements.new
+	  { grep '^pip==' requirements.lock; $(PIP) list --format=freeze --exclude-editable | grep -v '^pip='; } \
+	  | sed 's/^torch==\([0-9.]*\).*/torch==\1/' | sort -f ) >requirements.new
 	mv requirements.new requirements.lock
+	mkdir -p .lock
+	$(PIP) download --quiet --no-deps --dest .lock $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements.lock torch
+	$(BIN)/python image/hashes.py .lock >requirements.new
+	mv requirements.new requirements.hashed
+	rm -rf .lock
 
 clean:
 	rm -rf $(VENV) $(DEMO) wheelhouse/*.whl build site *.egg-info

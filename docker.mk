@@ -14,13 +14,15 @@ SBOM ?= sbom.json
 # The image whose g++ compiles the networks. Offline, where it is not on this machine, they stay uncompiled.
 COMPILER ?= python:3.11-bookworm
 WHEEL_PYTHON = $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON))
-WHEEL_PIP = $(WHEEL_PYTHON) -m pip --disable-pip-version-check
+DOWNLOAD = wheelhouse/.pip/bin/pip --disable-pip-version-check download --quiet --retries 1 --dest wheelhouse \
+	--only-binary :all: --require-hashes -c requirements.hashed
 TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: wheelhouse image sbom
 
-# All wheels that the image needs, for its Python and this machine's architecture. torch comes first and alone, because
-# only torch comes from the index of CPU builds.
+# All wheels that the image needs, for its Python and this machine's architecture, each with a hash of requirements.hashed.
+# pip comes first, because it takes hashes from constraints only since its version 26; then torch, alone, because only
+# torch comes from the index of CPU builds.
 wheelhouse: wheelhouse/$(TORCH).txt
 
 # Without wheels, an existing list is out of date.
@@ -28,15 +30,19 @@ ifeq ($(wildcard wheelhouse/*.whl),)
 .PHONY: wheelhouse/$(TORCH).txt
 endif
 
-wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
+wheelhouse/$(TORCH).txt: requirements.hashed pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
-	rm -f wheelhouse/*.whl wheelhouse/*.txt
-	$(WHEEL_PIP) download --quiet --retries 1 --no-deps --dest wheelhouse $(TORCH_INDEX_$(TORCH)) \
-		"$$(grep -i '^torch==' requirements.lock)"
+	rm -rf wheelhouse/*.whl wheelhouse/*.txt wheelhouse/.pip
+	$(WHEEL_PYTHON) -m venv wheelhouse/.pip
+	sed -n '/^pip==/,/[^\\]$$/p' requirements.hashed >wheelhouse/pip.new
+	wheelhouse/.pip/bin/pip --disable-pip-version-check install --quiet --retries 1 --require-hashes -r wheelhouse/pip.new
+	$(DOWNLOAD) --no-deps -r wheelhouse/pip.new
+	$(DOWNLOAD) --no-deps $(TORCH_INDEX_$(TORCH)) torch
+	ls wheelhouse/torch-*.whl | sed 's/.*torch-\([^-]*\)-.*/torch==\1/' >wheelhouse/torch.new
 	$(WHEEL_PYTHON) image/requirements.py $(EXTRAS) >wheelhouse/requirements.new
-	$(WHEEL_PIP) wheel --quiet --wheel-dir wheelhouse --find-links wheelhouse -c requirements.lock \
-		-r wheelhouse/requirements.new
+	$(DOWNLOAD) --find-links wheelhouse -c wheelhouse/torch.new -r wheelhouse/requirements.new
+	rm -rf wheelhouse/.pip wheelhouse/pip.new wheelhouse/torch.new
 	mv wheelhouse/requirements.new $@
 	@du -sh wheelhouse
 

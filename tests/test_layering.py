@@ -45,7 +45,8 @@ INSIDE = {
     "evaluation.runner": [
         ["errors", "observers"],
         ["record"],
-        ["checks", "folders", "keeper", "logs"],
+        ["checks", "folders", "leftovers", "logs"],
+        ["keeper"],
         ["output"],
         ["monitors"],
         ["container"],

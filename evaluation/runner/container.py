@@ -25,10 +25,11 @@ from evaluation.runner.errors import (
     StartError,
     TimeLimitError,
 )
+from evaluation.runner.leftovers import labels_of
 from evaluation.runner.logs import LogFollower
 from evaluation.runner.monitors import MemoryMonitor, OutputWatcher
 from evaluation.runner.output import OUTPUT, OutputFolder
-from evaluation.runner.record import CONTAINER_LABEL, ContainerRun, Settings
+from evaluation.runner.record import ContainerRun, Settings
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -109,7 +110,7 @@ def run_container(
             container = engine.containers.create(
                 image,
                 name=name,
-                labels={CONTAINER_LABEL: settings.image},
+                labels=labels_of(settings.image),
                 mounts=mounts,
                 user=settings.user,
                 device_requests=devices,
@@ -177,7 +178,7 @@ def _own_volumes(image: "Image", settings: Settings, name: str) -> list[Mount]:
     if settings.writable:
         return []
     declared = {posixpath.normpath(path) for path in image.attrs["Config"].get("Volumes") or {}}
-    labels = {CONTAINER_LABEL: settings.image}
+    labels = labels_of(settings.image)
     return [
         Mount(path, f"{name}-{number}", "volume", read_only=True, labels=labels)
         for number, path in enumerate(sorted(declared - {INPUT, OUTPUT, TMP}))

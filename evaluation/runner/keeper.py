@@ -20,7 +20,8 @@ from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
 from challenge.signals import signals_deferred
-from evaluation.runner.record import CONTAINER_LABEL, Settings, caller
+from evaluation.runner.leftovers import labels_of
+from evaluation.runner.record import Settings, caller
 
 _ARCHITECTURE = "amd64"
 # The keeper's whole program, for the kernel directly, so that it needs no libraries and hence no base image:
@@ -67,7 +68,7 @@ def capped_volume(engine: docker.DockerClient, settings: Settings) -> Iterator[t
 
 def _make(engine: docker.DockerClient, settings: Settings, made: ExitStack) -> tuple[str, int]:
     name = f"crossmoda-grl-{uuid.uuid4().hex}"
-    labels = {CONTAINER_LABEL: settings.image}
+    labels = labels_of(settings.image)
 
     def remove() -> None:
         """Remove what there is of container, volume and image."""
@@ -79,7 +80,7 @@ def _make(engine: docker.DockerClient, settings: Settings, made: ExitStack) -> t
 
     made.callback(remove)
     # Without a tag of its own the image could not be found again after a kill between here and there.
-    changes = ['ENTRYPOINT ["/keeper"]', f"LABEL {CONTAINER_LABEL}={json.dumps(settings.image)}"]
+    changes = ['ENTRYPOINT ["/keeper"]', *(f"LABEL {label}={json.dumps(value)}" for label, value in labels.items())]
     engine.api.import_image_from_data(_image(), repository=name, changes=changes)
     limits = f"size={settings.max_output_bytes},nr_inodes={settings.max_output_files + 1},mode=0777"
     options = {"type": "tmpfs", "device": "tmpfs", "o": f"{limits},nosuid,nodev,noexec"}

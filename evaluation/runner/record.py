@@ -10,7 +10,8 @@ from evaluation.runner.errors import RunnerError
 
 _RECORD_VERSION = 2
 RECORD_FILE = "run.json"
-# Everything made on the engine carries this label. If the runner itself is killed, this finds what it left behind:
+# Everything made on the engine carries this label. If the runner itself is killed, the next run removes what it left
+# behind (`evaluation.runner.leftovers`), and this shows it:
 #   docker ps --all --filter label=crossmoda-grl.run
 CONTAINER_LABEL = "crossmoda-grl.run"
 

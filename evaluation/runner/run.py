@@ -13,6 +13,7 @@ from evaluation.runner.checks import check_label_map
 from evaluation.runner.container import connected_engine, find_image, run_container
 from evaluation.runner.errors import UnfinishedError
 from evaluation.runner.folders import find_mountable_scans, input_for, prepare_output
+from evaluation.runner.leftovers import remove_leftovers
 from evaluation.runner.monitors import OutputWatcher
 from evaluation.runner.observers import Observer
 from evaluation.runner.output import OutputFolder, extra_names, output_folder
@@ -33,8 +34,8 @@ def run_submission(
 
     One container sees the whole folder, as at the challenge. With `per_case` each case gets a container of its own and
     the whole time limit. A container that fails does not stop the others; the record's `failures` list it. Containers
-    are always removed, also after an interruption. Their label maps are copied to `results_folder`, which no container
-    sees, and `run.json` is written there, however the run ends.
+    are always removed, also after an interruption; those of a runner that was killed, by the next run. Their label maps
+    are copied to `results_folder`, which no container sees, and `run.json` is written there, however the run ends.
 
     Args:
         settings: the image and its limits.
@@ -52,6 +53,7 @@ def run_submission(
     scans = find_mountable_scans(input_folder)
     prepare_output(results_folder, scans)
     with connected_engine() as engine:
+        remove_leftovers(engine)
         image = find_image(engine, settings.image)
         observer.begin(len(scans))
         watcher = OutputWatcher(scans, observer)

@@ -257,6 +257,22 @@ class TestCommand:
         assert document["containers"][0]["failure"]["kind"] == "unfinished"
         assert all("the run ended before" in case["problems"][0] for case in document["cases"])
 
+    def test_the_next_run_removes_what_a_killed_runner_left(self, engine, submission, folders, tmp_path):
+        image = submission("sleep")
+        arguments = [sys.executable, "-m", "crossmoda_grl", *command(image, folders)]
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith("1/3 "):
+                break
+        beside, _ = run(submission("exit"), (folders[0], tmp_path / "beside"))
+        assert beside.cases
+        assert len(containers_of(engine, image)) == 2  # the first run lives, so it keeps what is its own
+        process.kill()
+        process.communicate(timeout=30)
+        assert len(left_on(engine, image)) == 4  # with the keeper's volume and image
+        run(submission("exit"), (folders[0], tmp_path / "next"))
+        assert left_on(engine, image) == []
+
 
 def test_references_in_sight_of_the_submission(folders):
     (folders[0] / "reference").mkdir()
