@@ -21,8 +21,8 @@ INSIDE = {
     "challenge": [
         ["files", "names", "quantities", "signals"],
         ["contract"],
-        ["headers", "layouts"],
-        ["text_headers"],
+        ["colours", "headers", "layouts"],
+        ["label_tables", "text_headers"],
         ["nifti"],
         ["nnunet"],
     ],
