@@ -38,7 +38,7 @@ INSIDE = {
         ["cli"],
     ],
     "evaluation.report": [
-        ["wording"],
+        ["slice_stacks", "wording"],
         ["box_plots", "worst_cases", "ranking_view", "content"],
         ["markdown", "page"],
     ],
