@@ -159,7 +159,7 @@ def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: i
 @click.option("--reference", type=FOLDER, help="Folder of reference label maps, to draw the worst cases.")
 @click.option("--prediction", type=FOLDER, help="Folder of predicted label maps, or of one such folder per team.")
 @click.option("--scans", type=FOLDER, help="Folder of {case}_hrT2.nii.gz, to draw the worst cases on.")
-@click.option("--worst", type=click.IntRange(min=0), default=4, help="Cases to draw per team.")
+@click.option("--worst", type=click.IntRange(min=0), default=4, help="Cases to draw per team, about 0.2 MB each.")
 @click.option(
     "--layout",
     type=click.Choice(list(LAYOUTS)),

@@ -163,8 +163,12 @@ def platform(tmp_path):
 def test_evaluation_container(platform, key):
     (platform / "input" / "predictions.json").write_text(json.dumps([job("2-b", "b", key), job("1-a", "a", key)]))
     given = ["--reference", platform / "truth", "--prediction", platform / "input", "--layout", "grand-challenge"]
-    result = evaluate("score", *given, "--metrics", platform / "metrics.json")
+    scores, page = platform / "scores.json", platform / "report.html"
+    result = evaluate("score", *given, "--metrics", platform / "metrics.json", "--json", scores)
     assert result.exit_code == 0, result.output
+    result = evaluate("report", scores, *given, "--out", page)
+    assert result.exit_code == 0, result.output
+    assert page.read_text().count('<figure class="stack"') == 2 * 2
     metrics = json.loads((platform / "metrics.json").read_text())
     assert set(metrics) == {"results", "aggregates"}
     assert [entry["case"] for entry in metrics["results"]] == ["a", "b"]

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -15,7 +16,8 @@ from evaluation.cohort import CohortScores, Metadata
 from evaluation.report.content import counts_shown, published, summary_rows
 from evaluation.report.markdown import render_markdown
 from evaluation.report.page import render_html
-from evaluation.report.worst_cases import draw_worst
+from evaluation.report.slice_stacks import stack_of
+from evaluation.report.worst_cases import CasePictures, PlacePicture, draw_worst
 from evaluation.score_files import scores_to_json
 from evaluation.scoring import Status, StructureScores
 from tests.evaluation.report.cohorts import MADE, NASTY, Elements, case, cohort
@@ -92,8 +94,16 @@ def test_names_from_files_are_shown_as_text() -> None:
         metadata=Metadata(NASTY, NASTY, NASTY),
         extra=(NASTY,),
     )
-    plain = Elements(render_html([replace(cohort(), metadata=Metadata("odd")), cohort("b")]))
-    page = Elements(render_html([nasty, cohort("b")]))
+    mask = np.ones((2, 3, 3), dtype=bool)
+    stack = stack_of(None, mask, mask, (slice(0, 2), slice(0, 3), slice(0, 3)), (1.0, 1.0))
+
+    def pictured(name: str) -> list[CasePictures]:
+        return [CasePictures(name, name, 0.5, (PlacePicture(name, stack, "#D55E00", name, name),), name)]
+
+    plain = Elements(
+        render_html([replace(cohort(), metadata=Metadata("odd")), cohort("b")], pictures=pictured("harmless"))
+    )
+    page = Elements(render_html([nasty, cohort("b")], pictures=pictured(NASTY)))
     assert [tag for tag, _ in page.found].count("script") == 1
     # Neither an element nor an attribute more than with harmless names, except for cells that now hold remarks.
     assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]
