@@ -39,6 +39,7 @@ from evaluation.report.wording import (
     DICE_DECIMALS,
     decimal,
     dice_text,
+    listed,
     mean_sd,
     median_quartiles,
     millimetres,
@@ -199,6 +200,6 @@ def _cell(value: float | None, decimals: int) -> dict[str, Any]:
 def _lead(cohorts: Sequence[CohortScores]) -> str:
     sizes = {len(cohort.results) for cohort in cohorts}
     cases = f"{min(sizes)} to {max(sizes)} cases" if len(sizes) > 1 else counted(sizes.pop(), "case")
-    names = " and ".join(structure.title for structure in cohorts[0].structures)
+    names = listed([structure.title for structure in cohorts[0].structures])
     who = cohorts[0].team if len(cohorts) == 1 else f"{len(cohorts)} teams"
     return f"{who}, {cases}, {names}"

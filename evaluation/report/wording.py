@@ -32,6 +32,11 @@ def decimal(value: float | None, decimals: int) -> str:
     return NONE if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Write names as a list: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def dice_text(value: float) -> str:
     """Write a Dice."""
     return decimal(value, DICE_DECIMALS)
@@ -65,7 +70,7 @@ def remarks_of(case: CaseScores, structures: Sequence[Structure]) -> str:
     # `problem` says these in more detail.
     said_by_problem = (Status.MISSING, Status.REFUSED, Status.BAD_REFERENCE) if case.problem else ()
     parts = [
-        f"{'' if len(names) == len(structures) else ' and '.join(names) + ': '}{STATUS_TEXT[status]}"
+        f"{'' if len(names) == len(structures) else listed(names) + ': '}{STATUS_TEXT[status]}"
         for status, names in titles.items()
         if status in STATUS_TEXT and status not in said_by_problem
     ]

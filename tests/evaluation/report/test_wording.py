@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from challenge.contract import STRUCTURES
 from evaluation.cohort import Summary
-from evaluation.report.wording import decimal, mean_sd, median_quartiles, millimetres, remarks_of
+from evaluation.report.wording import decimal, listed, mean_sd, median_quartiles, millimetres, remarks_of
 from tests.evaluation.report.cohorts import EMPTY, case, cohort, scores
 
 
@@ -27,6 +27,7 @@ def test_median_and_quartiles_have_the_units_of_the_means() -> None:
 
 def test_numbers_as_text() -> None:
     assert [millimetres(v) for v in (0.0, 9.99, 9.996, 350.0)] == ["0.00", "9.99", "10.0", "350.0"]
+    assert [listed("abc"[:count]) for count in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
     assert decimal(None, 2) == "–"
     assert decimal(-0.001, 2) == "0.00"
 
