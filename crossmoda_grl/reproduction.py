@@ -60,8 +60,9 @@ _EXPORT_OPTIONS = [p for p in export.params if p.name == "target_statistics"]
 def reproduce(context: click.Context, data: Path, out: Path, reference: Path | None, **passed_on: Any) -> None:
     """Reproduce the paper: train both phases, predict the validation scans, score, and print its Table 1 beside ours.
 
-    The paper's settings are the default; departures from them are printed below the table. Without references the
-    command ends with the label maps. If it is killed or interrupted, the same command resumes it.
+    The paper's settings are the default; departures from them are printed below the table. For phantoms the paper's
+    rows are left out. Without references the command ends with the label maps. If it is killed or interrupted, the same
+    command resumes it.
 
     Exit code: 0 when every case was predicted and scored, 1 when not, 130 or 143 when interrupted.
     """

@@ -159,8 +159,21 @@ def rank(scores: tuple[Path, ...], json_file: Path | None, samples: int, seed: i
 @click.option("--reference", type=FOLDER, help="Folder of reference label maps, to draw the worst cases.")
 @click.option("--prediction", type=FOLDER, help="Folder of predicted label maps, or of one such folder per team.")
 @click.option("--scans", type=FOLDER, help="Folder of {case}_hrT2.nii.gz, to draw the worst cases on.")
-@click.option("--worst", type=click.IntRange(min=0), default=4, help="Cases to draw per team.")
+@click.option("--worst", type=click.IntRange(min=0), default=4, help="Cases to draw per team, about 0.2 MB each.")
+@click.option(
+    "--layout",
+    type=click.Choice(list(LAYOUTS)),
+    show_default="by the structures that are scored",
+    help="How the files of --reference, --prediction and --scans are named.",
+)
 @click.option("--phantom", is_flag=True, help="Say that the scans are phantoms.")
+@click.option(
+    "--published/--no-published",
+    "with_published",
+    default=None,
+    show_default="published, unless --phantom",
+    help="Show the paper's figures and the challenge's results beside the scores.",
+)
 @click.option("--samples", type=click.IntRange(min=1), default=1000, help="Bootstrap samples of the ranking.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the bootstrap.")
 def report(
@@ -168,6 +181,7 @@ def report(
     out: Path | None,
     markdown: Path | None,
     phantom: bool,
+    with_published: bool | None,
     samples: int,
     seed: int,
     **drawing: Any,
@@ -182,7 +196,6 @@ def report(
     given = {name for name in ("reference", "prediction", "scans") if drawing[name] is not None}
     if given and not given >= {"reference", "prediction"}:
         raise click.UsageError("expected --reference and --prediction to draw the worst cases; give both")
-    from evaluation.report.content import refuse_other_structures
     from evaluation.report.markdown import render_markdown
     from evaluation.report.page import render_html
     from evaluation.report.ranking_view import try_ranking
@@ -190,10 +203,10 @@ def report(
 
     with one_line_errors():
         cohorts = read_score_files(scores)
-        refuse_other_structures(cohorts)
+        shown: Any = {"phantom": phantom, "with_published": with_published}
         ranking, unranked = try_ranking(cohorts, samples=samples, seed=seed)
         if markdown is not None:
-            text = render_markdown(cohorts, ranking=ranking, unranked=unranked, phantom=phantom)
+            text = render_markdown(cohorts, ranking=ranking, unranked=unranked, **shown)
             click.echo(text, nl=False) if str(markdown) == "-" else write_text(markdown, text)
         if out is not None:
             page = render_html(
@@ -202,7 +215,7 @@ def report(
                 unranked=unranked,
                 pictures=_draw_worst(cohorts, **drawing) if given else [],
                 scans_given="scans" in given,
-                phantom=phantom,
+                **shown,
             )
             write_text(out, page)
 
@@ -308,11 +321,16 @@ def _score_and_show(
     return cohorts
 
 
-def _draw_worst(cohorts: "list[CohortScores]", worst: int, **folders: Any) -> "list[CasePictures]":
+def _draw_worst(cohorts: "list[CohortScores]", worst: int, layout: str | None, **folders: Any) -> "list[CasePictures]":
+    from evaluation.report.content import structures_of
     from evaluation.report.worst_cases import draw_worst
 
+    structures = structures_of(cohorts)
+    named = LAYOUTS[layout] if layout else next(known for known in LAYOUTS.values() if known.scored == structures)
+    if named.scored != structures:
+        raise ValueError(f"--layout {layout}: expected the layout of the scores, got one with other structures")
     with case_progress("drawing") as on_case:
-        return draw_worst(cohorts, **folders, count=worst, on_case=on_case)
+        return draw_worst(cohorts, **folders, layout=named, count=worst, on_case=on_case)
 
 
 @contextmanager

@@ -146,8 +146,8 @@ def team_folders(prediction: Path, team: str | None = None, layout: FolderLayout
                 f"{prediction}: expected folders of teams, got {folder.name}, a link out of the folder; "
                 "remove it, or put the team's own files in its place"
             )
-    holding = [folder for folder in inside if _label_files(folder, layout)]
-    if _label_files(prediction, layout) or not holding:
+    holding = [folder for folder in inside if label_files(folder, layout)]
+    if label_files(prediction, layout) or not holding:
         if holding:
             raise ValueError(
                 f"{prediction}: expected label maps or folders of teams, got both, with label maps in "
@@ -162,7 +162,7 @@ def team_folders(prediction: Path, team: str | None = None, layout: FolderLayout
     return {folder.name: folder for folder in inside}
 
 
-def _label_files(folder: Path, layout: FolderLayout) -> dict[str, Path]:
+def label_files(folder: Path, layout: FolderLayout) -> dict[str, Path]:
     """Find a folder's label maps by case, those of grand-challenge's jobs included; refuse two files for one case.
 
     Raises:
@@ -222,10 +222,10 @@ def score_cohorts(
     """
     if jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}; give the number of processes")
-    references = _label_files(reference, layout)
+    references = label_files(reference, layout)
     if not references:
         raise ValueError(f"{reference}: expected label maps named *{layout.label_suffix}, got none; check the folder")
-    found = {team: _label_files(folder, layout) for team, folder in predictions.items()}
+    found = {team: label_files(folder, layout) for team, folder in predictions.items()}
     tasks = [
         (
             case,

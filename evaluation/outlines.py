@@ -4,11 +4,10 @@ Volumes are `(D, H, W)` in LPS order: rows run to posterior, columns to the pati
 row on top is therefore in radiological orientation, with the patient's right on the reader's left.
 
 Outlines follow the voxels' edges and show exactly what the label map holds. The reference is a broad line, the
-prediction a narrow one on top of it: both are visible where they coincide, and can be told apart without colour.
+prediction a narrow one on top of it, in its structure's colour: both are visible where they coincide, and can be told
+apart without colour.
 """
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,19 +15,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from challenge.colours import REFERENCE_COLOUR, colour_of
 from challenge.contract import STRUCTURES, Structure
 
-# Two of Okabe and Ito's colours: colour-blind readers can tell them apart, and both stand out from a grey scan.
-REFERENCE_COLOUR = "#56B4E9"
-PREDICTION_COLOUR = "#E69F00"
 REFERENCE_WIDTH_PT = 2.6
 PREDICTION_WIDTH_PT = 1.1
 
-# The background without a scan: a grey on which both colours and the white marks stand out.
+# The background without a scan: a grey on which all colours and the white marks stand out.
 _BLANK = 0.12
 _SCALE_BAR_MM = 10.0
 _HALO = "#000000"
@@ -171,14 +167,15 @@ def draw_outlines(
         axes.imshow(
             scan, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=extent_mm, interpolation="nearest", zorder=0
         )
-    for labels, colour, width_pt, order in (
+    for labels, reference_colour, width_pt, order in (
         (reference, REFERENCE_COLOUR, REFERENCE_WIDTH_PT, 2),
-        (prediction, PREDICTION_COLOUR, PREDICTION_WIDTH_PT, 3),
+        (prediction, None, PREDICTION_WIDTH_PT, 3),
     ):
         if labels is None:
             continue
         for structure in structures:
-            runs = outline(labels == structure.label, spacing_mm)
+            colour = reference_colour or colour_of(structure)
+            runs = outline(np.isin(labels, structure.labels), spacing_mm)
             axes.add_collection(
                 LineCollection(list(runs), colors=colour, linewidths=width_pt, capstyle="projecting", zorder=order),
                 autolim=False,
@@ -222,34 +219,9 @@ def _mark_sides_and_scale(axes: Axes) -> None:
     axes.text(0.04, 0.075, f"{_SCALE_BAR_MM:.0f} mm", ha="left", va="bottom", fontsize=8, **style)
 
 
-def legend_lines() -> list[Line2D]:
-    """Return the legend's entries: the reference's outline, then the prediction's."""
+def legend_lines(structure: Structure) -> list[Line2D]:
+    """Return the legend's entries: the reference's outline, then the prediction's of a structure."""
     return [
         Line2D([], [], color=REFERENCE_COLOUR, linewidth=REFERENCE_WIDTH_PT, label="Reference"),
-        Line2D([], [], color=PREDICTION_COLOUR, linewidth=PREDICTION_WIDTH_PT, label="Prediction"),
+        Line2D([], [], color=colour_of(structure), linewidth=PREDICTION_WIDTH_PT, label="Prediction"),
     ]
-
-
-def outlines_png(
-    scan: np.ndarray | None,
-    reference: np.ndarray | None,
-    prediction: np.ndarray | None,
-    spacing_mm: tuple[float, float],
-    *,
-    field: Field | None = None,
-    structures: Sequence[Structure] = STRUCTURES,
-    pixels: int = 380,
-) -> bytes:
-    """Draw a slice as `draw_outlines` does and return it as a square PNG file of `pixels` x `pixels`."""
-    dots_per_inch = 150
-    figure = Figure(figsize=(pixels / dots_per_inch, pixels / dots_per_inch), dpi=dots_per_inch, facecolor="black")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    draw_outlines(axes, scan, reference, prediction, spacing_mm, field=field, structures=structures)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dots_per_inch, pil_kwargs={"optimize": True})
-    return stream.getvalue()
-
-
-def png_data_uri(png: bytes) -> str:
-    """Return a PNG file as a `data:` URI, which a page shows without fetching anything."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

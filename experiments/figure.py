@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from challenge.colours import REFERENCE_COLOUR, colour_of
 from challenge.contract import STRUCTURES, TARGET_SUFFIX
 from challenge.files import written_whole
-from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from experiments.arms import PAPER_ARM, command, copy_paper
 from experiments.scores import read_scores
 
@@ -63,7 +63,8 @@ def make_small(picture: Path) -> None:
 def _palette() -> list[np.ndarray]:
     """Return greys, and the outlines' colours from full to half."""
     greys = [np.full(3, grey) for grey in np.linspace(0, 255, _GREYS)]
-    outlines = [np.multiply(to_rgb(colour), 255) for colour in (PREDICTION_COLOUR, REFERENCE_COLOUR)]
+    colours = (REFERENCE_COLOUR, *map(colour_of, STRUCTURES))
+    outlines = [np.multiply(to_rgb(colour), 255) for colour in colours]
     return greys + [share * colour + (1 - share) * 90 for colour in outlines for share in (1.0, 0.75, 0.5)]
 
 

@@ -21,8 +21,8 @@ INSIDE = {
     "challenge": [
         ["files", "names", "quantities", "signals"],
         ["contract"],
-        ["headers", "layouts"],
-        ["text_headers"],
+        ["colours", "headers", "layouts"],
+        ["label_tables", "text_headers"],
         ["nifti"],
         ["nnunet"],
     ],
@@ -38,7 +38,7 @@ INSIDE = {
         ["cli"],
     ],
     "evaluation.report": [
-        ["wording"],
+        ["slice_stacks", "wording"],
         ["box_plots", "worst_cases", "ranking_view", "content"],
         ["markdown", "page"],
     ],

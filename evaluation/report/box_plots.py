@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from challenge.contract import STRUCTURES, Structure
+from challenge.contract import Structure
 from evaluation.cohort import CohortScores
-from evaluation.report.wording import FIXED, STATUS_TEXT, decimal
+from evaluation.report.wording import DICE_DECIMALS, FIXED, STATUS_TEXT, decimal
 from evaluation.scoring import CaseScores
 
 _PLOT_WIDTH = 440
@@ -47,7 +47,7 @@ def box_plots(
     return [
         _box_plot(cohorts, ordered, structure, metric, unit)
         for metric, unit in (("dice", ""), ("assd_mm", " mm"))
-        for structure in STRUCTURES
+        for structure in cohorts[0].structures
     ]
 
 
@@ -85,7 +85,7 @@ def _box_plot(
                 "row": index,
                 "fixed": status in FIXED,
                 "text": f"{case}{' · ' + cohort.team if several else ''}: {structure.title} {name} "
-                f"{decimal(value, 3 if metric == 'dice' else 2)}{unit}"
+                f"{decimal(value, DICE_DECIMALS if metric == 'dice' else 2)}{unit}"
                 f"{' (' + STATUS_TEXT[status] + ')' if status in FIXED else ''}",
             }
             for i, (value, index, status, case) in enumerate(found)

@@ -7,7 +7,7 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
-from challenge.contract import STRUCTURES, TARGET_VALIDATION_IDS, case_name
+from challenge.contract import STRUCTURES, TARGET_VALIDATION_IDS, Structure, case_name
 from challenge.quantities import counted
 from evaluation.cohort import CohortScores, Summary
 from evaluation.ranking import Ranking
@@ -28,17 +28,30 @@ PHANTOM_TEXT = (
 )
 
 
-def refuse_other_structures(cohorts: Sequence[CohortScores]) -> None:
-    """Refuse scores of other structures than those of 2021 and 2022, which the report is about.
+def structures_of(cohorts: Sequence[CohortScores]) -> tuple[Structure, ...]:
+    """Return the structures that all cohorts are scored for.
 
     Raises:
-        ValueError: a cohort has others.
+        ValueError: there are several kinds.
     """
-    if any(cohort.structures != STRUCTURES for cohort in cohorts):
+    kinds = {cohort.structures for cohort in cohorts}
+    if len(kinds) > 1:
+        raise ValueError("report: expected the same structures in all files, got others; report one year at a time")
+    return kinds.pop()
+
+
+def with_published_figures(cohorts: Sequence[CohortScores], *, phantom: bool, asked: bool | None) -> bool:
+    """Decide whether the published figures stand beside the scores: if asked for, else unless the data are phantoms.
+
+    Raises:
+        ValueError: they are asked for beside structures that they are not of.
+    """
+    comparable = structures_of(cohorts) == STRUCTURES
+    if asked and not comparable:
         raise ValueError(
-            "report: expected scores of VS and cochlea, as in 2021 and 2022, got those of another layout; "
-            "take the tables of: evaluate score, evaluate rank"
+            "--published: expected scores of VS and cochlea, which the published figures are of, got others; drop it"
         )
+    return comparable and not phantom if asked is None else asked
 
 
 def published() -> dict[str, Any]:
@@ -49,7 +62,7 @@ def published() -> dict[str, Any]:
 def summary_rows(cohort: CohortScores) -> list[dict[str, Any]]:
     """Return one row per structure for the summary table: summaries and counts of cases."""
     rows = []
-    for structure in STRUCTURES:
+    for structure in cohort.structures:
         aggregates = cohort.aggregates[structure.key]
         counts = aggregates.counts
         rows.append(
@@ -57,14 +70,22 @@ def summary_rows(cohort: CohortScores) -> list[dict[str, Any]]:
                 "structure": structure,
                 "dice": aggregates.metrics["dice"],
                 "assd": aggregates.metrics["assd_mm"],
-                "averaged": aggregates.metrics["dice"].n,
-                "empty": counts[Status.EMPTY_PREDICTION],
-                "missing": counts[Status.MISSING],
-                "refused": counts[Status.REFUSED],
-                "unscored": sum(counts[status] for status in Status if status.unscored),
+                "counts": {
+                    "averaged": aggregates.metrics["dice"].n,
+                    "empty": counts[Status.EMPTY_PREDICTION],
+                    "missing": counts[Status.MISSING],
+                    "refused": counts[Status.REFUSED],
+                    "not scored": sum(counts[status] for status in Status if status.unscored),
+                },
             }
         )
     return rows
+
+
+def counts_shown(cohorts: Sequence[CohortScores]) -> list[str]:
+    """Return the counts of `summary_rows` to show: the cases averaged, and those that are not 0 for every team."""
+    rows = [row["counts"] for cohort in cohorts for row in summary_rows(cohort)]
+    return [name for name in rows[0] if name == "averaged" or any(row[name] for row in rows)]
 
 
 def paper_rows(paper: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -146,10 +167,11 @@ def in_order(cohorts: Sequence[CohortScores], ranking: Ranking | None) -> list[C
     """Return the teams best first where they are ranked, else as given.
 
     Raises:
-        ValueError: no cohort is given, or one has no cases.
+        ValueError: no cohort is given, one has no cases, or they are scored for different structures.
     """
     if not cohorts or any(not cohort.results for cohort in cohorts):
         raise ValueError("scores: expected at least one team with at least one case, got none; score a folder first")
+    structures_of(cohorts)
     if ranking is None:
         return list(cohorts)
     return sorted(cohorts, key=lambda cohort: ranking.teams.index(cohort.team))

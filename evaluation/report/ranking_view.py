@@ -10,7 +10,6 @@ from evaluation.ranking import (
     CHALLENGE_SCHEME,
     CHALLENGE_SUBSET,
     CUMULATIVE_RANK,
-    RANKED_METRICS,
     Ranking,
     rank_teams,
     table_of,
@@ -84,9 +83,10 @@ def significance_maps(ranking: Ranking) -> list[dict[str, Any]]:
     The better of two teams is the one with the smaller mean rank, so that no single outlier decides.
     """
     mean_ranks = {CUMULATIVE_RANK: ranking.scores}
-    for number, metric in enumerate(RANKED_METRICS):
+    metrics = [title for title in ranking.p_values if title != CUMULATIVE_RANK]
+    for number, metric in enumerate(metrics):
         if not np.isnan(ranking.metric_ranks[..., number]).all():
-            mean_ranks[metric.column] = np.nanmean(ranking.metric_ranks[..., number], axis=0)
+            mean_ranks[metric] = np.nanmean(ranking.metric_ranks[..., number], axis=0)
     return [
         {
             "title": title.replace("_", " "),

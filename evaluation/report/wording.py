@@ -1,10 +1,13 @@
-"""Numbers and statuses as the report writes them."""
+"""Numbers and statuses as the report writes them. Dice is from 0 to 1 with three decimals, everywhere."""
 
-from challenge.contract import STRUCTURES
+from collections.abc import Sequence
+
+from challenge.contract import Structure
 from evaluation.cohort import Summary
 from evaluation.scoring import CaseScores, Status, StructureScores
 
 NONE = "–"
+DICE_DECIMALS = 3
 
 # These statuses get a fixed score, because nothing could be measured.
 FIXED = (Status.EMPTY_PREDICTION, Status.MISSING, Status.REFUSED)
@@ -29,36 +32,45 @@ def decimal(value: float | None, decimals: int) -> str:
     return NONE if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def mean_sd(summary: Summary, metric: str) -> str:
-    """Write mean ± sd with the decimals of the paper's Table 1; ASSD below 10 mm with one more.
+def listed(names: Sequence[str]) -> str:
+    """Write names as a list: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
-    Source: the paper, Section 4, Table 1.
+
+def dice_text(value: float) -> str:
+    """Write a Dice."""
+    return decimal(value, DICE_DECIMALS)
+
+
+def mean_sd(summary: Summary, metric: str, dice_decimals: int = DICE_DECIMALS) -> str:
+    """Write mean ± sd, ASSD with two decimals below 10 mm and one from there.
+
+    `dice_decimals` is for published figures, which have no more than two.
     """
     if summary.mean is None:
         return NONE
-    decimals = 1 if metric == "assd_mm" and summary.mean >= 9.95 else 2
+    decimals = dice_decimals if metric == "dice" else 1 if summary.mean >= 9.95 else 2
     sd = NONE if summary.sd is None else f"{summary.sd:.{decimals}f}"
     return f"{summary.mean:.{decimals}f} ± {sd}"
 
 
 def median_quartiles(summary: Summary, metric: str) -> str:
-    """Write median [Q1 – Q3] as the challenge's tables do: Dice in percent with one decimal, ASSD in mm."""
+    """Write median [Q1 – Q3]."""
     if summary.median is None or summary.q1 is None or summary.q3 is None:
         return NONE
-    if metric == "dice":
-        return f"{100 * summary.median:.1f} [{100 * summary.q1:.1f} – {100 * summary.q3:.1f}]"
-    return f"{millimetres(summary.median)} [{millimetres(summary.q1)} – {millimetres(summary.q3)}]"
+    text = dice_text if metric == "dice" else millimetres
+    return f"{text(summary.median)} [{text(summary.q1)} – {text(summary.q3)}]"
 
 
-def remarks_of(case: CaseScores) -> str:
+def remarks_of(case: CaseScores, structures: Sequence[Structure]) -> str:
     """Say in one line what is wrong with a case; empty where nothing is."""
     titles: dict[Status, list[str]] = {}
-    for structure in STRUCTURES:
+    for structure in structures:
         titles.setdefault(case.structures[structure.key].status, []).append(structure.title)
     # `problem` says these in more detail.
     said_by_problem = (Status.MISSING, Status.REFUSED, Status.BAD_REFERENCE) if case.problem else ()
     parts = [
-        f"{'' if len(names) == len(STRUCTURES) else ' and '.join(names) + ': '}{STATUS_TEXT[status]}"
+        f"{'' if len(names) == len(structures) else listed(names) + ': '}{STATUS_TEXT[status]}"
         for status, names in titles.items()
         if status in STATUS_TEXT and status not in said_by_problem
     ]
@@ -70,4 +82,4 @@ def score_text(scores: StructureScores) -> str:
     remark = f" ({STATUS_TEXT[scores.status]})" if scores.status in STATUS_TEXT else ""
     if scores.dice is None or scores.assd_mm is None:
         return f"not scored{remark}"
-    return f"Dice {scores.dice:.2f}, ASSD {millimetres(scores.assd_mm)} mm{remark}"
+    return f"Dice {dice_text(scores.dice)}, ASSD {millimetres(scores.assd_mm)} mm{remark}"

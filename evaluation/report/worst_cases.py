@@ -1,4 +1,4 @@
-"""The worst cases: which they are, and slices of them with the outlines of reference and prediction."""
+"""The worst cases: which they are, and stacks of slices of them with the outlines of reference and prediction."""
 
 import itertools
 import math
@@ -10,25 +10,29 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from challenge.contract import LABEL_SUFFIX, STRUCTURES, TARGET_SUFFIX, Structure, files_by_case
+from challenge.colours import colour_of
+from challenge.contract import Structure, files_by_case
+from challenge.layouts import CROSSMODA_2021, FolderLayout
 from challenge.nifti import CaseError, read_image
-from evaluation.cohort import CohortScores, leaves_folder
-from evaluation.outlines import field_round, most_telling_slice, outlines_png, png_data_uri
+from evaluation.cohort import CohortScores, label_files, leaves_folder
+from evaluation.report.slice_stacks import SliceStack, stack_of
 from evaluation.report.wording import score_text
 from evaluation.scoring import CaseScores
 
-_PIXELS = 380
 _MOST_PLACES = 2
 _MOST_COMPONENTS = 50
 
 
 @dataclass(frozen=True)
-class SlicePicture:
-    """One place of one structure of one case: an axial slice with both outlines as PNG, and its caption."""
+class PlacePicture:
+    """One place of one structure of one case: a stack of axial slices with both outlines, and its caption.
+
+    `colour` is that of the prediction's outline.
+    """
 
     title: str
-    uri: str
-    pixels: int
+    stack: SliceStack
+    colour: str
     alt: str
     text: str
 
@@ -40,7 +44,7 @@ class CasePictures:
     team: str
     case: str
     mean_dice: float
-    slices: tuple[SlicePicture, ...]
+    places: tuple[PlacePicture, ...]
     problem: str | None = None
 
 
@@ -67,16 +71,20 @@ def draw_worst(
     prediction: Path,
     scans: Path | None = None,
     *,
+    layout: FolderLayout = CROSSMODA_2021,
     count: int = 4,
     on_case: Callable[[int, int, str], None] = lambda done, total, case: None,
 ) -> list[CasePictures]:
-    """Draw the worst cases of every team: slices of each structure, with the outlines of both label maps.
+    """Draw the worst cases of every team: stacks of each structure, with the outlines of both label maps.
+
+    A structure that is the union of others is not drawn: its parts are.
 
     Args:
         cohorts: scores of the label maps in the folders.
-        reference: folder of `{case}_Label.nii.gz`.
+        reference: folder of `{case}_Label.nii.gz`, or as `layout` has it.
         prediction: the same of one team, or a folder of folders named as the teams.
         scans: folder of `{case}_hrT2.nii.gz`, or None for outlines alone. A case without a scan gets outlines alone.
+        layout: how files are named.
         count: cases per team.
         on_case: called after each case with the number of cases done, the number of all cases, and the case.
 
@@ -86,24 +94,26 @@ def draw_worst(
     for name, folder in (("reference", reference), ("prediction", prediction), ("scans", scans)):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"--{name} {folder}: expected a folder, got none; check the path")
-    references = files_by_case(reference, LABEL_SUFFIX)
-    images = files_by_case(scans, TARGET_SUFFIX) if scans is not None else {}
+    references = label_files(reference, layout)
+    images = files_by_case(scans, layout.scan_suffix) if scans is not None else {}
+    structures = [structure for structure in layout.scored if not structure.also]
     wanted = [
         (cohort.team, case, dice, predictions.get(case.case))
         for cohort in cohorts
-        for predictions in [_own_label_maps(_team_folder(prediction, cohort.team, len(cohorts)))]
+        for predictions in [_own_label_maps(_team_folder(prediction, cohort.team, len(cohorts)), layout)]
         for _, case in worst_first([cohort])[:count]
         if (dice := mean_dice(case)) is not None
     ]
     drawn = []
     for done, (team, case, dice, predicted) in enumerate(wanted, start=1):
-        drawn.append(_draw_case(team, case, dice, references.get(case.case), predicted, images.get(case.case)))
+        files = (references.get(case.case), predicted, images.get(case.case))
+        drawn.append(_draw_case(team, case, dice, structures, *files))
         on_case(done, len(wanted), case.case)
     return drawn
 
 
-def _own_label_maps(folder: Path) -> dict[str, Path]:
-    return {case: path for case, path in files_by_case(folder, LABEL_SUFFIX).items() if not leaves_folder(path, folder)}
+def _own_label_maps(folder: Path, layout: FolderLayout) -> dict[str, Path]:
+    return {case: path for case, path in label_files(folder, layout).items() if not leaves_folder(path, folder)}
 
 
 def _team_folder(prediction: Path, team: str, teams: int) -> Path:
@@ -120,10 +130,16 @@ def _team_folder(prediction: Path, team: str, teams: int) -> Path:
 
 
 def _draw_case(
-    team: str, case: CaseScores, dice: float, reference: Path | None, prediction: Path | None, scan: Path | None
+    team: str,
+    case: CaseScores,
+    dice: float,
+    structures: Sequence[Structure],
+    reference: Path | None,
+    prediction: Path | None,
+    scan: Path | None,
 ) -> CasePictures:
     problems = []
-    slices: tuple[SlicePicture, ...] = ()
+    places: tuple[PlacePicture, ...] = ()
     try:
         if reference is None:
             raise CaseError(f"{case.case}: no reference in the folder given; not drawn")
@@ -144,14 +160,14 @@ def _draw_case(
             except CaseError as error:
                 problems.append(f"The scan is not drawn: {error}")
         x_mm, y_mm, z_mm = sitk.DICOMOrient(grid, "LPS").GetSpacing()
-        slices = tuple(
+        places = tuple(
             picture
-            for structure in STRUCTURES
+            for structure in structures
             for picture in _draw_structure(case, structure, image, labels, predicted, (z_mm, y_mm, x_mm))
         )
     except CaseError as error:
         problems.append(str(error))
-    return CasePictures(team=team, case=case.case, mean_dice=dice, slices=slices, problem=" ".join(problems) or None)
+    return CasePictures(team=team, case=case.case, mean_dice=dice, places=places, problem=" ".join(problems) or None)
 
 
 def lps_array(image: sitk.Image, grid: sitk.Image) -> np.ndarray:
@@ -174,36 +190,25 @@ def _draw_structure(
     labels: np.ndarray,
     predicted: np.ndarray,
     spacing_mm: tuple[float, float, float],
-) -> list[SlicePicture]:
-    """Draw a structure at its places: one picture each, at most two, those with most disagreement."""
-    ours, theirs = labels == structure.label, predicted == structure.label
+) -> list[PlacePicture]:
+    """Draw a structure at its places: one stack each, at most two, those with most disagreement."""
+    ours, theirs = (np.isin(values, structure.labels) for values in (labels, predicted))
     places = places_of(ours, theirs, spacing_mm)
     shown = sorted(places[:_MOST_PLACES], key=lambda place: place[2].start)
     pictures = []
-    for count, (depth, rows, columns) in enumerate(shown, start=1):
-        number = depth.start + most_telling_slice(ours[depth, rows, columns], theirs[depth, rows, columns])
-        near = np.zeros(labels.shape[1:], dtype=bool)
-        near[rows, columns] = True
-        png = outlines_png(
-            None if image is None else image[number],
-            labels[number],
-            predicted[number],
-            spacing_mm[1:],
-            field=field_round([near & ours[number], near & theirs[number]], spacing_mm[1:]),
-            structures=[structure],
-            pixels=_PIXELS,
-        )
-        where = f"slice {number + 1} of {len(labels)}"
+    for count, place in enumerate(shown, start=1):
+        stack = stack_of(image, ours, theirs, place, spacing_mm[1:])
         part = f"{structure.title} ({count} of {len(places)} places)" if len(places) > 1 else structure.title
-        text = f"{score_text(case.structures[structure.key])}; {where}" if count == 1 else where
+        first = stack.slices[stack.first]
+        in_reference, in_prediction = map(_extent, first.voxels)
         pictures.append(
-            SlicePicture(
+            PlacePicture(
                 title=part,
-                uri=png_data_uri(png),
-                pixels=_PIXELS,
-                alt=f"{case.case}, axial {where}: outlines of {part} in the reference "
-                f"({_extent(ours[number] & near)}) and in the prediction ({_extent(theirs[number] & near)})",
-                text=text,
+                stack=stack,
+                colour=colour_of(structure),
+                alt=f"{case.case}, axial slice {first.number} of {stack.of}: outlines of {part} in the reference "
+                f"({in_reference}) and in the prediction ({in_prediction})",
+                text=score_text(case.structures[structure.key]) if count == 1 else "",
             )
         )
     return pictures
@@ -250,6 +255,5 @@ def places_of(
     return sorted(boxes, key=lambda box: -np.count_nonzero(reference[box] ^ prediction[box]))
 
 
-def _extent(mask: np.ndarray) -> str:
-    count = int(np.count_nonzero(mask))
+def _extent(count: int) -> str:
     return f"{count} voxels" if count else "none here"

@@ -21,7 +21,10 @@ def find_mountable_scans(input_folder: Path) -> dict[str, Path]:
         raise ValueError(f"{input_folder}: expected a folder of scans, got none; name it with --input")
     scans = files_by_case(input_folder, TARGET_SUFFIX)
     if not scans:
-        raise ValueError(f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, got none; rename the scans")
+        raise ValueError(
+            f"{input_folder}: expected scans named {{case}}{TARGET_SUFFIX}, got none; "
+            "rename the scans: evaluate run has 2021's names alone, no other layout"
+        )
     root = input_folder.resolve()
     for scan in scans.values():
         if scan.is_symlink() and not scan.resolve().is_relative_to(root):

@@ -1,5 +1,5 @@
 "use strict";
-// The page reads without this script; it adds sorting, filtering and the tips of the box plots.
+// The page reads without this script; it adds sorting, filtering, the tips of the box plots and other slices.
 
 // A cell's value: its data-value where it has one, else its text; "" sorts last in both directions.
 const names = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
@@ -138,3 +138,36 @@ for (const plot of document.querySelectorAll(".plots svg")) {
     touched = point;
   });
 }
+
+// Worst cases: a slider goes through the slices of each picture, and so does the wheel over it. Whoever scrolls the page
+// with the wheel goes on doing so when a picture comes under the pointer.
+let scrolled = 0;
+window.addEventListener("scroll", () => { scrolled = performance.now(); }, { passive: true });
+for (const stack of document.querySelectorAll(".stack")) {
+  const slices = stack.querySelectorAll(".slice");
+  const slider = stack.querySelector("input");
+  if (slices.length < 2) continue;
+  const showSlice = () => {
+    const slice = slices[slider.value];
+    stack.querySelector(".shown").classList.remove("shown");
+    slice.classList.add("shown");
+    stack.querySelector(".number").textContent = slice.dataset.number;
+    slider.setAttribute("aria-valuetext", `slice ${slice.dataset.number}`);
+  };
+  slider.hidden = false;
+  slider.value = slider.defaultValue;
+  slider.addEventListener("input", showSlice);
+  let turned = 0;
+  stack.addEventListener("wheel", (event) => {
+    const to = Number(slider.value) + Math.sign(-event.deltaY);
+    if (event.ctrlKey || !event.deltaY || to < 0 || to >= slices.length || performance.now() - scrolled < 400) return;
+    event.preventDefault();
+    // A notch of a wheel is one slice; a touchpad turns in many small steps.
+    turned += event.deltaY * (event.deltaMode ? 40 : 1);
+    if (Math.abs(turned) < 50) return;
+    turned = 0;
+    slider.value = to;
+    showSlice();
+  }, { passive: false });
+}
+for (const hint of document.querySelectorAll(".scripted")) hint.hidden = false;

@@ -129,6 +129,7 @@ def _with_rules(options: dict[str, Any]) -> dict[str, Any]:
     help="Side of both networks' windows; another result than with the cards' windows.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write probabilities/{case}_{structure}.nii.gz.")
+@click.option("--colours", is_flag=True, help="Also write the labels' names and colours, for ITK-SNAP and 3D Slicer.")
 @click.option("--skip-existing", is_flag=True, help="Skip cases that have a label map on the scan's grid.")
 @click.option(
     "--target-statistics",

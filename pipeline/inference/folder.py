@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from challenge.contract import BACKGROUND
 from challenge.files import only_writer
+from challenge.label_tables import write_label_tables
 from challenge.names import shown
 from challenge.nifti import CaseError, geometry_of, read_geometry, read_image, write_image
 from pipeline.data.cases import image_from, write_labels
@@ -65,15 +66,27 @@ def segment_folder(
     failed cases: a patient who is silently left out is the worst outcome.
 
     Raises:
-        SubmissionError: another process is writing to the output folder.
+        SubmissionError: another process is writing to the output folder, or the labels' colours cannot be written.
     """
     with _held(submission.options.output_folder):
+        _write_colours(submission)
         for name, advice in submission.near_misses.items():
             wanted = f"{{case}}{submission.layout.scan_suffix}"
             error = f"{name}: expected a scan named {wanted}, got this name, so it was not segmented; {advice}"
             yield _recorded(submission, CaseResult(case=shown(name), error=shown(error)))
         for result in (segment_cases or _segment_in_turn)(submission, report_bug):
             yield _recorded(submission, result)
+
+
+def _write_colours(submission: Submission) -> None:
+    folder = submission.options.output_folder
+    try:
+        if submission.options.colours:
+            write_label_tables(folder, submission.layout)
+    except OSError as error:
+        raise SubmissionError(
+            f"{folder}: expected to write the labels' colours, got: {error}; check space and permissions"
+        ) from error
 
 
 def segment_one(submission: Submission, case: str, report_bug: Callable[[str], None] = print) -> CaseResult:

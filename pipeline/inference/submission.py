@@ -41,7 +41,8 @@ class PredictOptions:
     `skip_existing` skips: a resumed run gives the same label maps. `input_folder` may be one scan. `layout` is one of
     `challenge.layouts`, None for the one that the folder is in; `output_socket` is grand-challenge's, None for the
     input's. `series` says which DICOM series to take where a case has several: a part of its description, or its UID.
-    `cluster` is the address of a Dask scheduler whose workers segment the cases, each on its own `device`.
+    `colours` writes the labels' names and colours beside the label maps. `cluster` is the address of a Dask scheduler
+    whose workers segment the cases, each on its own `device`.
     """
 
     input_folder: Path
@@ -58,6 +59,7 @@ class PredictOptions:
     layout: str | None = None
     output_socket: str | None = None
     series: str | None = None
+    colours: bool = False
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,8 @@ def draw_slices(
             )
         column[0].set_title(f"{shown.case}\nDice {shown.dice:.3f}", color=_LIGHT, fontsize=9)
     figure.suptitle(title, color=_LIGHT, fontsize=10)
-    figure.legend(handles=legend_lines(), loc="lower center", ncols=2, frameon=False, labelcolor=_LIGHT, fontsize=9)
+    handles = legend_lines(structure)
+    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, labelcolor=_LIGHT, fontsize=9)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.87, bottom=0.06, wspace=0.03, hspace=0.03)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=_DOTS_PER_INCH, facecolor=_DARK, format="png")

@@ -74,13 +74,8 @@ def test_from_data_to_the_paper_s_table(data: Path, made: tuple[Path, Result]) -
     assert lines[0] == "## crossMoDA segmentation report"
     assert lines[2].startswith("> **Phantom data.** ")
     rows = [line for line in lines if line.startswith("| ") and "±" in line]
-    assert [row.split(" | ")[:2] for row in rows] == [
-        ["| crossmoda-grl", "VS"],
-        ["| crossmoda-grl", "Cochlea"],
-        ["| Kondo, Table 1, 32 validation cases", "VS"],
-        ["| Kondo, Table 1, 32 validation cases", "Cochlea"],
-    ]
-    assert rows[2].endswith("| 0.26 ± 0.31 | 11.4 ± 11.2 |")
+    # The paper's rows are left out: phantoms must not be compared with them.
+    assert [row.split(" | ")[:2] for row in rows] == [["| crossmoda-grl", "VS"], ["| crossmoda-grl", "Cochlea"]]
     assert lines[-2].startswith("- VS: The network of phase 2 (adaptation), epoch 1 (the last), trained on phantoms")
     assert "window 48 instead of 128" in lines[-2]
     assert (out / "report.md").read_text() == result.stdout

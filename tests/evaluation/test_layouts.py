@@ -98,12 +98,26 @@ def test_years_do_not_mix(cohort):
     assert "expected the same structures in all files" in result.output
 
 
-def test_a_report_of_2023_is_refused(cohort):
-    given = ["--reference", cohort / "reference", "--prediction", cohort / "one", "--layout", "crossmoda2023"]
-    assert evaluate("score", *given, "--json", cohort / "one.json").exit_code == 0
-    result = evaluate("report", cohort / "one.json", "--out", cohort / "report.html")
-    assert result.exit_code == 1
-    assert "expected scores of VS and cochlea" in result.output
+def test_a_report_of_2023_has_its_structures_and_no_published_figures(cohort):
+    (cohort / "teams").mkdir()
+    for team in ("one", "two"):
+        (cohort / team).rename(cohort / "teams" / team)
+    given = ["--reference", cohort / "reference", "--prediction", cohort / "teams"]
+    result = evaluate("score", *given, "--layout", "crossmoda2023", "--json", cohort / "scores.json")
+    assert result.exit_code == 0, result.output
+    page, text = cohort / "report.html", cohort / "report.md"
+    result = evaluate("report", cohort / "scores.json", *given, "--out", page, "--markdown", text, "--worst", "1")
+    assert result.exit_code == 0, result.output
+    for written in (page.read_text(), text.read_text()):
+        assert all(structure.title in written for structure in CROSSMODA_2023.scored)
+        assert "Kondo" not in written
+    # Of each team one case, with both parts of the tumour and the cochlea; the whole tumour is not drawn over them.
+    assert page.read_text().count('<figure class="stack"') == 2 * 3
+    assert "Significance by Intra-meatal VS ASSD" in page.read_text()
+    for more, said in ((["--published"], "expected scores of VS"), (["--layout", "nnunet"], "with other structures")):
+        result = evaluate("report", cohort / "scores.json", *given, "--out", page, *more)
+        assert result.exit_code == 1
+        assert said in result.output
 
 
 def test_a_reference_of_2023_is_not_scored_as_one_of_2021(cohort):
@@ -149,8 +163,12 @@ def platform(tmp_path):
 def test_evaluation_container(platform, key):
     (platform / "input" / "predictions.json").write_text(json.dumps([job("2-b", "b", key), job("1-a", "a", key)]))
     given = ["--reference", platform / "truth", "--prediction", platform / "input", "--layout", "grand-challenge"]
-    result = evaluate("score", *given, "--metrics", platform / "metrics.json")
+    scores, page = platform / "scores.json", platform / "report.html"
+    result = evaluate("score", *given, "--metrics", platform / "metrics.json", "--json", scores)
     assert result.exit_code == 0, result.output
+    result = evaluate("report", scores, *given, "--out", page)
+    assert result.exit_code == 0, result.output
+    assert page.read_text().count('<figure class="stack"') == 2 * 2
     metrics = json.loads((platform / "metrics.json").read_text())
     assert set(metrics) == {"results", "aggregates"}
     assert [entry["case"] for entry in metrics["results"]] == ["a", "b"]

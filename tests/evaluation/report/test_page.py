@@ -6,15 +6,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from challenge.contract import STRUCTURES
 from evaluation.cli import evaluate
 from evaluation.cohort import CohortScores, Metadata
-from evaluation.report.content import published, summary_rows
+from evaluation.report.content import counts_shown, published, summary_rows
 from evaluation.report.markdown import render_markdown
 from evaluation.report.page import render_html
+from evaluation.report.slice_stacks import stack_of
+from evaluation.report.worst_cases import CasePictures, PlacePicture, draw_worst
 from evaluation.score_files import scores_to_json
 from evaluation.scoring import Status, StructureScores
 from tests.evaluation.report.cohorts import MADE, NASTY, Elements, case, cohort
@@ -49,8 +52,9 @@ def test_the_published_results_are_whole() -> None:
 
 def test_summary_counts_and_means() -> None:
     vs, cochlea = summary_rows(cohort())
-    assert (vs["averaged"], vs["empty"], vs["missing"], vs["refused"], vs["unscored"]) == (4, 1, 1, 0, 0)
-    assert (cochlea["averaged"], cochlea["empty"], cochlea["missing"]) == (4, 0, 1)
+    assert vs["counts"] == {"averaged": 4, "empty": 1, "missing": 1, "refused": 0, "not scored": 0}
+    assert cochlea["counts"] == {"averaged": 4, "empty": 0, "missing": 1, "refused": 0, "not scored": 0}
+    assert counts_shown([cohort()]) == ["averaged", "empty", "missing"]
     assert vs["dice"].mean == pytest.approx(0.35)
     assert cochlea["assd"].median == pytest.approx(0.8)
 
@@ -60,7 +64,7 @@ def test_summary_counts_and_means() -> None:
 
 def test_page_holds_the_numbers() -> None:
     page = render_html([cohort()], made=MADE)
-    assert "0.35 ± 0.44" in page
+    assert "0.350 ± 0.436" in page
     assert "0.26 ± 0.31" in page
     assert "11.7 ± 11.3" in page
     assert "gabybaldeon" in page
@@ -72,7 +76,11 @@ def test_page_holds_the_numbers() -> None:
 
 
 def test_phantoms_and_odd_distances_are_announced() -> None:
-    assert "Phantom data." in render_html([cohort()], phantom=True)
+    phantoms = render_html([cohort()], phantom=True)
+    assert "Phantom data." in phantoms
+    assert not any(name in phantoms for name in ("Kondo", "gabybaldeon", 'id="published"', 'href="#published"'))
+    assert "gabybaldeon" in render_html([cohort()], phantom=True, with_published=True)
+    assert "gabybaldeon" not in render_html([cohort()], with_published=False)
     pooled = replace(cohort("other"), metadata=Metadata("pooled"))
     assert "ASSD is not the challenge&#39;s." in render_html([pooled])
     assert "The teams&#39; ASSD cannot be compared." in render_html([cohort(), pooled])
@@ -86,8 +94,16 @@ def test_names_from_files_are_shown_as_text() -> None:
         metadata=Metadata(NASTY, NASTY, NASTY),
         extra=(NASTY,),
     )
-    plain = Elements(render_html([replace(cohort(), metadata=Metadata("odd")), cohort("b")]))
-    page = Elements(render_html([nasty, cohort("b")]))
+    mask = np.ones((2, 3, 3), dtype=bool)
+    stack = stack_of(None, mask, mask, (slice(0, 2), slice(0, 3), slice(0, 3)), (1.0, 1.0))
+
+    def pictured(name: str) -> list[CasePictures]:
+        return [CasePictures(name, name, 0.5, (PlacePicture(name, stack, "#D55E00", name, name),), name)]
+
+    plain = Elements(
+        render_html([replace(cohort(), metadata=Metadata("odd")), cohort("b")], pictures=pictured("harmless"))
+    )
+    page = Elements(render_html([nasty, cohort("b")], pictures=pictured(NASTY)))
     assert [tag for tag, _ in page.found].count("script") == 1
     # Neither an element nor an attribute more than with harmless names, except for cells that now hold remarks.
     assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]
@@ -97,8 +113,10 @@ def test_names_from_files_are_shown_as_text() -> None:
     assert NASTY in "".join(page.texts)
 
 
-def test_page_needs_nothing_beside_itself() -> None:
-    page = render_html([cohort(), cohort("b")], phantom=True)
+def test_page_needs_nothing_beside_itself(folders: Path) -> None:
+    pictures = draw_worst([cohort()], folders / "reference", folders / "prediction", folders / "scans", count=1)
+    page = render_html([cohort(), cohort("b")], pictures=pictures)
+    assert "data:image/png;base64," in page
     for _, attrs in Elements(page).found:
         for name in ("src", "href", "srcset", "action", "data"):
             assert (attrs.get(name) or "#").startswith(("#", "data:"))
@@ -152,11 +170,13 @@ def test_command_writes_page_and_markdown(folders: Path) -> None:
     result = CliRunner().invoke(evaluate, arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
-    assert page.read_text(encoding="utf-8").count("<img ") == 6
+    assert page.read_text(encoding="utf-8").count('<figure class="stack"') == 6
     assert "Phantom data." in page.read_text(encoding="utf-8")
+    assert "Kondo" not in page.read_text(encoding="utf-8") + text.read_text(encoding="utf-8")
     assert text.read_text(encoding="utf-8").startswith("## crossMoDA segmentation report\n")
-    on_stdout = CliRunner().invoke(evaluate, ["report", str(file), "--markdown", "-"])
+    on_stdout = CliRunner().invoke(evaluate, ["report", str(file), "--markdown", "-", "--phantom", "--published"])
     assert on_stdout.stdout.startswith("## crossMoDA segmentation report\n")
+    assert "Kondo" in on_stdout.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from evaluation.report.page import render_html
 from evaluation.report.ranking_view import try_ranking
+from evaluation.report.worst_cases import draw_worst
 from evaluation.scoring import Status, StructureScores
 from tests.evaluation.report.cohorts import NASTY, case, cohort, scores
 
@@ -239,6 +240,86 @@ def test_points_tell_their_case_without_the_script(browser: Any, report: Path) -
     assert titles.nth(3).text_content() == "crossmoda_211 · skjp: VS Dice 0.900"
     assert not visit.page.locator("#filters").is_visible()
     assert visit.page.locator("#cases tbody tr").count() == 8
+    visit.context.close()
+
+
+@pytest.fixture
+def stacks(browser: Any, folders: Path) -> Iterator[Any]:
+    """Open the page of one worst case: VS in slices 2 to 6 of 8, two cochleas in 3 to 5."""
+    drawn = draw_worst([cohort()], folders / "reference", folders / "prediction", folders / "scans", count=1)
+    path = folders / "report.html"
+    path.write_text(render_html([cohort()], pictures=drawn, scans_given=True), encoding="utf-8", newline="\n")
+
+    opened = []
+
+    def visit(**context: Any) -> Visit:
+        opened.append(Visit(browser, path, viewport={"width": 1280, "height": 900}, **context))
+        return opened[-1]
+
+    yield visit
+    for visited in opened:
+        assert visited.complaints == []
+        visited.context.close()
+
+
+def shown_slices(visit: Visit) -> list[str | None]:
+    return [entry.get_attribute("data-number") for entry in visit.page.locator(".stack .slice:visible").all()]
+
+
+def test_slider_keys_and_wheel_go_through_the_slices(stacks: Any) -> None:
+    visit = stacks()
+    page = visit.page
+    assert shown_slices(visit) == ["4", "4", "4"]
+    slider = page.get_by_label("Slice of VS, crossmoda_214")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert shown_slices(visit) == ["5", "4", "4"]
+    assert slider.get_attribute("aria-valuetext") == "slice 5"
+    assert "slice 5 of 8" in page.locator(".stack figcaption").first.inner_text()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    assert shown_slices(visit) == ["6", "4", "4"]
+    page.locator(".stack svg").nth(1).scroll_into_view_if_needed()
+    page.wait_for_timeout(450)  # a page that scrolls goes on scrolling
+    page.locator(".stack svg").nth(1).hover()
+    before = page.evaluate("window.scrollY")
+    page.mouse.wheel(0, 100)
+    page.wait_for_selector(".stack:nth-of-type(2) .slice.shown[data-number='3']")
+    assert page.evaluate("window.scrollY") == before
+    page.mouse.wheel(0, 100)  # at the end of the stack the page goes on
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.scrollY") > before
+    assert shown_slices(visit) == ["6", "3", "4"]
+
+
+def test_paper_and_pages_without_the_script_show_the_telling_slice(stacks: Any) -> None:
+    visit = stacks()
+    slider = visit.page.get_by_label("Slice of VS, crossmoda_214")
+    slider.focus()
+    visit.page.keyboard.press("Home")
+    assert shown_slices(visit) == ["2", "4", "4"]
+    visit.page.emulate_media(media="print")
+    assert shown_slices(visit) == ["4", "4", "4"]
+    assert not slider.is_visible()
+    assert "slice 4 of 8" in visit.page.locator(".stack figcaption").first.inner_text()
+    still = stacks(java_script_enabled=False)
+    assert shown_slices(still) == ["4", "4", "4"]
+    assert not still.page.locator(".stack input").first.is_visible()
+
+
+def test_no_column_is_clipped_with_five_teams(browser: Any, tmp_path: Path) -> None:
+    nothing = StructureScores(Status.BOTH_EMPTY)
+    refused = scores(0.0, 350.0, Status.REFUSED)
+    more = (case("crossmoda_215", refused, nothing), case("crossmoda_216", nothing, refused))
+    teams = [cohort(f"a team with a rather long name {number}", 0.05 * number) for number in range(5)]
+    teams = [replace(team, results=(*team.results, *more)) for team in teams]
+    ranking, _ = try_ranking(teams, samples=50)
+    path = tmp_path / "report.html"
+    path.write_text(render_html(teams, ranking=ranking), encoding="utf-8", newline="\n")
+    visit = Visit(browser, path, viewport={"width": 1280, "height": 900})
+    clipped = """() => [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)
+                       .map((e) => e.getAttribute('aria-label'))"""
+    assert visit.page.evaluate(clipped) == []
     visit.context.close()
 
 

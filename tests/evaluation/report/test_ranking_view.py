@@ -13,7 +13,7 @@ from tests.evaluation.report.cohorts import case, cohort, ranked, scores
 def test_ranked_teams_stand_best_first() -> None:
     cohorts = [cohort("worse", shift=0.05), cohort("better")]
     page = render_html(cohorts, ranking=ranked(cohorts))
-    heads = re.findall(r'<th class="team" [^>]*>(\w+)', page)
+    heads = re.findall(r'<th class="team" [^>]*><span>(\w+)', page)
     assert heads == ["better", "worse", "Kondo"]
     assert page.index('id="ranking"') < page.index('id="distributions"')
     text = render_markdown(cohorts, ranking=ranked(cohorts))

@@ -88,29 +88,41 @@ def test_worst_cases_are_drawn(folders: Path) -> None:
     assert drawn[0].problem == "No prediction in the folder given."
     assert "expected the reference's size (60, 40, 8), got (60, 40, 7)" in str(drawn[1].problem)
     assert drawn[2].problem is None
-    assert [picture.title for picture in drawn[2].slices] == [
+    assert [picture.title for picture in drawn[2].places] == [
         "VS",
         "Cochlea (1 of 2 places)",
         "Cochlea (2 of 2 places)",
     ]
-    assert [picture.text for picture in drawn[2].slices] == [
-        "Dice 0.50, ASSD 4.00 mm; slice 4 of 8",
-        "Dice 0.60, ASSD 1.00 mm; slice 4 of 8",
-        "slice 4 of 8",
+    assert [picture.text for picture in drawn[2].places] == [
+        "Dice 0.500, ASSD 4.00 mm",
+        "Dice 0.600, ASSD 1.00 mm",
+        "",
     ]
-    assert drawn[0].slices[0].text == "Dice 0.00, ASSD 350.0 mm (no file); slice 4 of 8"
+    assert drawn[0].places[0].text == "Dice 0.000, ASSD 350.0 mm (no file)"
+    assert drawn[0].places[0].alt == (
+        "crossmoda_214, axial slice 4 of 8: outlines of VS in the reference (100 voxels) "
+        "and in the prediction (none here)"
+    )
     page = render_html([cohort()], pictures=drawn, scans_given=True)
-    images = [attrs for tag, attrs in Elements(page).found if tag == "img"]
-    assert len(images) == 9
-    assert all(str(attrs["src"]).startswith("data:image/png;base64,") and attrs["alt"] for attrs in images)
+    found = Elements(page).found
+    # VS lies in slices 3 to 5, the cochleas in 4; a stack holds one slice more on either side. 212 has no scan.
+    assert [attrs["data-number"] for tag, attrs in found if tag == "g" and "data-number" in attrs][:8] == list(
+        "23456345"
+    )
+    assert sum(tag == "image" for tag, _ in found) == 2 * (5 + 3 + 3)
+    assert [attrs.get("class") for tag, attrs in found if tag == "g"].count("slice middle shown") == 9
+    pictures = [attrs for tag, attrs in found if tag == "svg" and attrs.get("role") == "img"]
+    assert len(pictures) == 9
+    assert all(attrs["aria-label"] for attrs in pictures)
 
 
 def test_scans_are_seen_where_given(folders: Path) -> None:
     arguments = ([cohort()], folders / "reference", folders / "prediction")
     with_scans = draw_worst(*arguments, folders / "scans", count=4)
     without = draw_worst(*arguments, count=4)
-    assert with_scans[0].slices[0].uri != without[0].slices[0].uri
-    assert with_scans[2].slices[0].uri == without[2].slices[0].uri  # 212 has no scan
+    assert all(slice.uri for slice in with_scans[0].places[0].stack.slices)
+    assert not any(slice.uri for entry in without for place in entry.places for slice in place.stack.slices)
+    assert not any(slice.uri for slice in with_scans[2].places[0].stack.slices)  # 212 has no scan
 
 
 def test_team_folders_are_found_and_not_left(folders: Path) -> None:
@@ -129,6 +141,6 @@ def test_case_that_cannot_be_read_does_not_stop_the_others(folders: Path) -> Non
     (folders / "reference" / label_file("crossmoda_214")).write_bytes(b"no NIfTI")
     (folders / "reference" / label_file("crossmoda_213")).unlink()
     drawn = draw_worst([cohort()], folders / "reference", folders / "prediction", count=4)
-    assert [len(entry.slices) for entry in drawn] == [0, 0, 3, 3]
+    assert [len(entry.places) for entry in drawn] == [0, 0, 3, 3]
     assert "crossmoda_214_Label.nii.gz" in str(drawn[0].problem)
     assert "no reference in the folder given" in str(drawn[1].problem)

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 
+from challenge.label_tables import itk_snap_labels, slicer_colours
 from challenge.layouts import LAYOUTS
 from challenge.nifti import ENDINGS, read_geometry
 from crossmoda_grl.__main__ import main
@@ -92,9 +93,12 @@ def test_2023_has_three_labels_and_one_stays_unwritten(folders, weights, expecte
     assert record["made_by"]["options"]["layout"] == "crossmoda2023"
     # A map with the labels of 2021 is not taken for one of 2023, and is made anew.
     write_scan(folders[1] / "a.nii.gz", expected.astype(np.uint8), direction=PERMUTED)
-    result = predict(folders, weights, "--layout", "crossmoda2023", "--skip-existing")
+    result = predict(folders, weights, "--layout", "crossmoda2023", "--skip-existing", "--colours")
     assert "skipped" not in result.output
     assert set(np.unique(values(folders[1] / "a.nii.gz"))) == {0, 1, 3}
+    assert label_maps(folders[1]) == ["a.nii.gz", "labels.ctbl", "labels.label"]
+    assert (folders[1] / "labels.label").read_text() == itk_snap_labels(LAYOUTS["crossmoda2023"])
+    assert (folders[1] / "labels.ctbl").read_text() == slicer_colours(LAYOUTS["crossmoda2023"])
 
 
 def make_socket(folder, socket, *cases, inputs_json="socket"):

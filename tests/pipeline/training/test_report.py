@@ -7,9 +7,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from challenge.colours import REFERENCE_COLOUR, colour_of
 from challenge.contract import VS
 from challenge.quantities import format_duration
-from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from pipeline.data.sampling import TrainingVolume
 from pipeline.training.history import Epoch, Validation
 from pipeline.training.report import (
@@ -65,7 +65,7 @@ def test_the_slice_that_tells_most_with_both_outlines(tmp_path: Path) -> None:
     assert shown.scan.base is None  # a copy: nothing holds on to the mapped volume
     draw_slices([shown], VS, 0.5, tmp_path / "slices.png", title="VS")
     assert shows(tmp_path / "slices.png", REFERENCE_COLOUR)
-    assert shows(tmp_path / "slices.png", PREDICTION_COLOUR)
+    assert shows(tmp_path / "slices.png", colour_of(VS))
     with pytest.raises(ValueError, match="expected at least one, got none"):
         draw_slices([], VS, 0.5, tmp_path / "slices.png", title="VS")
     with pytest.raises(ValueError, match="crossmoda_1: expected a mask to show"):
