@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot express: the packages, the folder weights/ as package data, and NiiVue, which is fetched."""
+"""What pyproject.toml cannot express: the packages, weights/ as package data, and NiiVue, which is fetched."""
 
 import runpy
 

@@ -22,7 +22,7 @@ from pipeline.data.cases import array_from, read_scan
 from pipeline.inference.viewer.places import Place, largest_disagreement, places_of_structure
 
 _AXES = "RAS"
-_SIDES = ("Left", "Right")  # in the order of x, which runs to the right
+_SIDES = ("left", "right")  # in the order of x, which runs to the right
 _NOTHING = "nothing"
 
 Labels = NDArray[np.uint8]
@@ -69,7 +69,7 @@ def read_viewed_case(files: CaseFiles, structures: Sequence[Structure]) -> Viewe
     reference = _read_labels(files.reference, geometry_of(image)) if files.reference else None
     turned = sitk.DICOMOrient(image, _AXES)
     maps = {"prediction": prediction} | ({"reference": reference} if reference is not None else {})
-    volumes = {"scan": array_from(turned)} | maps
+    volumes: dict[str, NDArray[Any]] = {"scan": array_from(turned), **maps}
     return ViewedCase(
         description={"case": files.case, **_description(turned, maps, structures)},
         volumes={role: _nifti(voxels, geometry_of(turned)) for role, voxels in volumes.items()},
@@ -117,7 +117,7 @@ def _description(scan: sitk.Image, maps: dict[str, Labels], structures: Sequence
         "structures": [_figures(scan, maps, structure) for structure in structures],
         "places": [*_structure_places(scan, maps, structures), *_disagreement(scan, maps, structures)],
         "notes": [
-            f"The {role} also holds {', '.join(map(str, values))}, which is none of the structures; see --layout."
+            f"The {role} also has the label {', '.join(map(str, values))}, of no structure; see --layout."
             for role, values in others.items()
             if values
         ],
@@ -138,16 +138,14 @@ def _structure_places(
     scan: sitk.Image, maps: dict[str, Labels], structures: Sequence[Structure]
 ) -> list[dict[str, Any]]:
     """Return where each structure is in the prediction or, if it is missing there, in the reference."""
+    spacing_mm = scan.GetSpacing()[::-1]
     found = []
     for structure in structures:
-        places: list[Place] = []
-        for role, labels in maps.items():
-            places = places_of_structure(labels == structure.label, scan.GetSpacing()[::-1])
-            if places:
-                break
-        detail = "in the reference only" if places and role == "reference" else ""
-        sides = [f"{side} {structure.title}" for side in _SIDES] if len(places) == 2 else [structure.title]
-        found += [_shown_place(scan, place, title, detail) for title, place in zip(sides, places, strict=False)]
+        by_role = {role: places_of_structure(labels == structure.label, spacing_mm) for role, labels in maps.items()}
+        places = by_role["prediction"] or by_role.get("reference", [])
+        detail = "" if by_role["prediction"] else "in the reference only"
+        titles = [f"{structure.title}, {side}" for side in _SIDES] if len(places) == 2 else [structure.title]
+        found += [_shown_place(scan, place, title, detail) for title, place in zip(titles, places, strict=False)]
     return found
 
 
@@ -160,7 +158,7 @@ def _disagreement(scan: sitk.Image, maps: dict[str, Labels], structures: Sequenc
     titles = {s.label: s.title for s in structures} | {BACKGROUND: _NOTHING}
     said = {role: titles.get(int(labels[place.voxel]), str(labels[place.voxel])) for role, labels in maps.items()}
     volume = volume_mm3(place.voxels, scan.GetSpacing())
-    detail = f"{volume:.0f} mm³: predicted {said['prediction']}, reference {said['reference']}"
+    detail = f"{volume:.0f} mm³: labels {said['prediction']}, reference {said['reference']}"
     return [_shown_place(scan, place, "Largest disagreement", detail, key="d")]
 
 

@@ -54,12 +54,10 @@ def view(
     from pipeline.inference.viewer.niivue import NiiVueError, require_bundle
     from pipeline.inference.viewer.server import ViewerServer
 
-    if (scan is None) == (folder is None) or (scan is not None and labels is None):
-        raise click.UsageError("expected --scan FILE with --labels FILE, or --folder DIR")
     structures = [structure for structure in LAYOUTS[layout].scored if not structure.also]
     try:
-        require_bundle()
         cases = _cases(scan, folder, labels, reference, layout)
+        require_bundle()
         server = ViewerServer(cases, structures, _tell, port)
     except (NiiVueError, SubmissionError, CaseError) as error:
         raise click.ClickException(str(error)) from error
@@ -79,10 +77,11 @@ def _cases(
     from pipeline.inference.viewer.cases import CaseFiles
     from pipeline.inference.viewer.folder import cases_of_folder
 
-    if folder is not None:
+    if folder is not None and scan is None:
         return cases_of_folder(folder, labels or folder, reference, layout, _tell)
-    assert scan is not None and labels is not None, "the command has asked for both"
-    return [CaseFiles(scan.name.partition(".")[0], scan, labels, reference)]
+    if scan is not None and folder is None and labels is not None:
+        return [CaseFiles(scan.name.partition(".")[0], scan, labels, reference)]
+    raise click.UsageError("expected --scan FILE with --labels FILE, or --folder DIR; give one of the two")
 
 
 def _serve(server: "ViewerServer", browser: bool) -> None:

@@ -41,8 +41,9 @@ def fetch(registry: str | None = None) -> Path:
     """
     if BUNDLE.is_file():
         return BUNDLE
-    named = registry or os.environ.get("NPM_CONFIG_REGISTRY") or os.environ.get("npm_config_registry") or REGISTRY
-    url = f"{named.rstrip('/')}/@niivue/niivue/-/niivue-{VERSION}.tgz"
+    settings = {name.upper(): value for name, value in os.environ.items()}  # npm takes either case
+    registry = registry or settings.get("NPM_CONFIG_REGISTRY") or REGISTRY
+    url = f"{registry.rstrip('/')}/@niivue/niivue/-/niivue-{VERSION}.tgz"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
             tarball = answer.read(_MAX_TARBALL_BYTES)

@@ -39,12 +39,21 @@ def places_of_structure(mask: Mask, spacing_mm: Sequence[float]) -> list[Place]:
 def largest_disagreement(
     prediction: NDArray[np.uint8], reference: NDArray[np.uint8], spacing_mm: Sequence[float]
 ) -> Place | None:
-    """Find the largest component of voxels that two label maps `(D, H, W)` label differently; None if they are equal.
+    """Find the largest component of voxels that two label maps label differently, all of them in the same way.
 
-    Spacing is along z, y and x, in mm.
+    Args:
+        prediction: uint8 `(D, H, W)`.
+        reference: uint8, of the same shape.
+        spacing_mm: of the voxels along z, y and x.
+
+    Returns:
+        A place in it; None if the maps are equal.
     """
-    differing = largest_component(prediction != reference)
-    return _place_in(differing, spacing_mm) if differing.any() else None
+    # What was missed and what was added surround each other: together they would be one shell.
+    ways = np.where(prediction == reference, 0, prediction.astype(np.uint16) * 256 + reference)
+    components = [largest_component(ways == way) for way in np.unique(ways[ways > 0])]
+    largest = max(components, key=np.count_nonzero, default=None)
+    return None if largest is None else _place_in(largest, spacing_mm)
 
 
 def _place_in(component: Mask, spacing_mm: Sequence[float]) -> Place:

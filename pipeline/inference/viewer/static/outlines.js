@@ -1,7 +1,9 @@
-// Outlines of label maps on NiiVue's slices, along the voxels' edges: they show exactly what a map holds. The reference
-// is a broad line, the prediction a narrow one on top of it, as in the package's other pictures.
+// Outlines of label maps, and the cross, on NiiVue's slices. Outlines run along the edges of voxels: they show exactly
+// what a map holds. The reference is a broad line, the prediction a narrow one on top of it, as in other pictures of ours.
 
 const WIDTHS = { reference: 3.4, prediction: 1.4 }; // CSS pixels
+const CROSS = "rgb(255 255 255 / 75%)";
+const GAP = 9; // CSS pixels around the middle of the cross
 const SLICES = [ // axial, coronal, sagittal, as NiiVue numbers them: the volume's axes across, up and in depth
   { across: 0, up: 1, depth: 2 },
   { across: 0, up: 2, depth: 1 },
@@ -57,26 +59,28 @@ function run(lines, length, isEdge, draw) {
   }
 }
 
-// Draw the maps' outlines over what NiiVue has just drawn.
-export function drawOutlines(nv, canvas, maps) {
+// Draw over what NiiVue has just drawn: the cross, and the maps' outlines.
+export function drawOver(nv, canvas, maps) {
   const { width, height } = nv.gl.canvas;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, width, height);
-  if (!maps.length) return;
+  if (!nv.volumes.length) return;
   const pixels = width / canvas.clientWidth; // of the screen, in a CSS pixel
+  const size = nv.volumes[0].dimsRAS.slice(1, 4);
   nv.screenSlices.forEach((tile, number) => {
-    if (!SLICES[tile.axCorSag] || !Number.isFinite(tile.sliceFrac)) return;
+    const slice = SLICES[tile.axCorSag];
+    if (!slice || !Number.isFinite(tile.sliceFrac)) return;
     const [left, top, wide, high] = tile.leftTopWidthHeight;
+    const matrix = onScreen(nv, tile, number, size);
+    const index = Math.min(size[slice.depth] - 1, Math.max(0, Math.floor(tile.sliceFrac * size[slice.depth])));
     context.save();
     context.beginPath();
     context.rect(left, top, wide, high);
     context.clip();
+    drawCross(context, matrix, [slice.across, slice.up].map((axis) => nv.scene.crosshairPos[axis] * size[axis]), pixels);
     context.lineCap = "square";
     for (const map of maps) {
-      const matrix = onScreen(nv, tile, number, map.size);
-      const depth = map.size[SLICES[tile.axCorSag].depth];
-      const index = Math.min(depth - 1, Math.max(0, Math.floor(tile.sliceFrac * depth)));
       map.labels.forEach((label, place) => {
         const path = new Path2D();
         path.addPath(map.path(tile.axCorSag, index, label), matrix);
@@ -87,6 +91,20 @@ export function drawOutlines(nv, canvas, maps) {
     }
     context.restore();
   });
+}
+
+// NiiVue's own cross is as broad as voxels, and hides what it marks.
+function drawCross(context, matrix, [across, up], pixels) {
+  const { x, y } = matrix.transformPoint({ x: across, y: up });
+  const [gap, end] = [GAP * pixels, context.canvas.width + context.canvas.height];
+  context.beginPath();
+  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    context.moveTo(x + dx * gap, y + dy * gap);
+    context.lineTo(x + dx * end, y + dy * end);
+  }
+  context.lineWidth = pixels;
+  context.strokeStyle = CROSS;
+  context.stroke();
 }
 
 // From voxels to the canvas: slices are drawn along the volume's axes, so two points of a tile tell.

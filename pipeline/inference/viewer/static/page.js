@@ -1,14 +1,15 @@
 // The page of `crossmoda-grl view`: one case at a time, drawn by NiiVue, with outlines over its slices.
 
-import { drawOutlines, OutlinedMap } from "./outlines.js";
+import { drawOver, OutlinedMap } from "./outlines.js";
 
+const TITLES = { prediction: "Labels", reference: "Reference" };
 const VIEWS = ["All", "Axial", "Coronal", "Sagittal", "3-D"];
 const CLOSE_UP_MM = 45; // the least that a jump shows
 const MOST_ZOOM = 20;
 const FILL_STEP = 0.1;
 
 const at = (id) => document.getElementById(id);
-const state = { case: -1, description: null, maps: [], view: 0, draws: 0, mm: null };
+const state = { case: -1, description: null, roles: [], maps: [], view: 0, draws: 0, mm: null };
 let overview;
 let nv;
 let latest = 0; // number of the latest case that was asked for
@@ -23,8 +24,7 @@ async function start() {
   overview = await json("cases.json");
   nv = new window.niivue.Niivue({
     backColor: [0, 0, 0, 1],
-    crosshairColor: [1, 1, 1, 0.7],
-    crosshairGap: 3,
+    crosshairWidth: 0, // outlines.js draws one
     dragAndDropEnabled: false,
     isColorbar: false,
     isNearestInterpolation: true, // voxels as they are
@@ -32,14 +32,14 @@ async function start() {
     logLevel: "error",
     multiplanarShowRender: 1,
     multiplanarLayout: 2,
-    show3Dcrosshair: true,
     showLegend: false,
   });
   await nv.attachToCanvas(at("slices"));
+  await nv.setVolumeRenderIllumination(-1); // 3-D shows the three slices, not a block that hides the structures
   const draw = nv.drawScene.bind(nv);
   nv.drawScene = (...given) => {
     const drawn = draw(...given);
-    drawOutlines(nv, at("outlines"), shownMaps());
+    drawOver(nv, at("outlines"), shownMaps());
     state.draws += 1;
     return drawn;
   };
@@ -48,43 +48,57 @@ async function start() {
   await load(0);
 }
 
-async function json(path) {
+async function get(path) {
   const answer = await fetch(path).catch(() => null);
   if (!answer?.ok) throw new Error("The server does not answer. Is crossmoda-grl view still running?");
-  return answer.json();
+  return answer;
 }
 
+const json = async (path) => (await get(path)).json();
+
+// Show a case, or what is wrong with it, unless another one is asked for meanwhile.
 async function load(number) {
   const mine = ++latest;
+  try {
+    await read(number, () => mine === latest);
+  } catch (error) {
+    if (mine === latest) fail(error);
+  }
+}
+
+async function read(number, isWanted) {
   document.body.dataset.state = "loading";
   at("message").textContent = "Loading …";
   at("case").textContent = document.title = overview.cases[number];
   at("choose").value = number;
   state.case = number;
+  state.description = null;
   const description = await json(`cases/${number}/case.json`);
-  if (mine !== latest) return;
-  state.description = description;
   if (description.error) throw new Error(description.error);
-  await show(number, description, mine);
+  // The last lies on top.
+  const roles = ["scan", "reference", "prediction"].filter((role) => description.roles.includes(role));
+  const images = await Promise.all(roles.map((role) => image(number, role, description.window)));
+  if (isWanted()) await show(description, roles, images);
 }
 
-async function show(number, description, mine) {
-  const [low, high] = description.window;
+async function image(number, role, [low, high]) {
+  const url = await (await get(`cases/${number}/${role}.nii`)).arrayBuffer();
+  const shades = role === "scan" ? { colormap: "gray", cal_min: low, cal_max: high } : {};
+  return window.niivue.NVImage.loadFromUrl({ url, name: `${role}.nii`, ...shades });
+}
+
+async function show(description, roles, images) {
   state.maps = [];
-  await nv.loadVolumes(description.roles.map((role) => ({
-    url: `cases/${number}/${role}.nii`,
-    name: `${role}.nii`,
-    ...(role === "scan" ? { colormap: "gray", cal_min: low, cal_max: high } : {}),
-  })));
-  if (mine !== latest) return;
-  // The prediction lies on top.
-  state.maps = description.roles.flatMap((role, place) => role === "scan" ? [] : [labelled(role, nv.volumes[place])]).reverse();
-  at("with-reference").hidden = !description.roles.includes("reference");
+  await nv.loadVolumes([]);
+  Object.assign(state, { description, roles });
+  state.maps = roles.slice(1).map((role, place) => labelled(role, images[place + 1]));
+  images.forEach((one) => nv.addVolume(one));
+  at("with-reference").hidden = !roles.includes("reference");
   describe(description);
   update();
-  nv.setSliceType(state.view === 0 ? 3 : state.view === 4 ? 4 : state.view - 1);
+  look(state.view);
   if (description.places.length) go(description.places[0]);
-  else whole();
+  else zoomTo(1, [0.5, 0.5, 0.5]);
   document.body.dataset.state = "ready";
 }
 
@@ -104,9 +118,7 @@ const shownMaps = () => at("outline").checked ? state.maps.filter((map) => at(ma
 // Bring NiiVue to what the controls say.
 function update() {
   nv.overlayAlphaShader = Number(at("fill").value); // of the slices; 3-D shows structures whole
-  state.description.roles.forEach((role, place) => {
-    if (role !== "scan") nv.volumes[place].opacity = at(role).checked ? 1 : 0;
-  });
+  state.maps.forEach(({ role }, place) => { nv.volumes[place + 1].opacity = at(role).checked ? 1 : 0; });
   nv.updateGLVolume();
 }
 
@@ -135,9 +147,9 @@ function showLocation(location) {
   state.mm = [right, front, up];
   const side = (value, plus, minus) => `${Math.abs(value).toFixed(1)} mm ${value < 0 ? minus : plus}`;
   const values = location.values.map(({ value }, place) => {
-    const role = state.description.roles[place];
+    const role = state.roles[place];
     if (role === "scan") return `intensity ${Number(value.toPrecision(4))}`;
-    return `${role} ${overview.titles[overview.labels.indexOf(value)] ?? (value ? value : "nothing")}`;
+    return `${TITLES[role].toLowerCase()} ${overview.titles[overview.labels.indexOf(value)] ?? (value || "nothing")}`;
   });
   at("status").textContent = [`${side(right, "right", "left")}, ${side(front, "front", "back")}, ${side(up, "up", "down")}`, ...values].join(" · ");
 }
@@ -151,8 +163,8 @@ function element(name, text = "", attributes = {}) {
 }
 
 function describe({ structures, places, notes, roles }) {
-  const maps = roles.filter((role) => role !== "scan");
-  const heads = ["mm³", ...maps.map((role) => role === "prediction" ? "labels" : role), ...(maps[1] ? ["Dice"] : [])];
+  const maps = Object.keys(TITLES).filter((role) => roles.includes(role));
+  const heads = ["mm³", ...maps.map((role) => TITLES[role]), ...(maps[1] ? ["Dice"] : [])];
   at("figures").tHead.replaceChildren(row("th", heads));
   at("figures").tBodies[0].replaceChildren(...structures.map(({ title, mm3, dice }, place) => {
     const line = row("td", [title, ...maps.map((role) => mm3[role].toFixed(0)), ...(maps[1] ? [dice?.toFixed(3) ?? "–"] : [])]);
@@ -163,7 +175,9 @@ function describe({ structures, places, notes, roles }) {
   at("places").replaceChildren(...places.map((place, index) => {
     const button = element("button", "", { type: "button", onclick: () => go(place) });
     place.key ||= String(index + 1);
-    button.append(element("span", place.title), element("small", place.detail), element("kbd", place.key));
+    const words = element("span", place.title);
+    if (place.detail) words.append(element("small", place.detail));
+    button.append(words, element("kbd", place.key));
     return button;
   }));
   if (!places.length) at("places").append(element("p", "The label map is empty."));
@@ -189,17 +203,16 @@ function look(view) {
 
 const step = (by) => {
   const wanted = state.case + by;
-  if (overview.cases[wanted] !== undefined) load(wanted).catch(fail);
+  if (overview.cases[wanted] !== undefined) load(wanted);
 };
 
 function prepareControls() {
   at("cases").hidden = overview.cases.length < 2;
   at("choose").append(...overview.cases.map((name, index) => element("option", name, { value: index })));
-  at("choose").onchange = () => load(Number(at("choose").value)).catch(fail);
+  at("choose").onchange = () => load(Number(at("choose").value));
   at("previous").onclick = () => step(-1);
   at("next").onclick = () => step(1);
   at("views").append(...VIEWS.map((name, index) => element("button", name, { type: "button", onclick: () => look(index) })));
-  at("views").firstChild.setAttribute("aria-pressed", "true");
   for (const id of ["prediction", "reference", "fill"]) at(id).oninput = update;
   at("outline").oninput = () => nv.drawScene();
   at("in").onclick = () => zoomBy(1.5);
@@ -237,6 +250,7 @@ function onKey(event) {
 }
 
 function fail(error) {
+  nv?.loadVolumes([]); // no other case behind the message
   at("message").textContent = error.message;
   document.body.dataset.state = "error";
 }
