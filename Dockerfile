@@ -58,6 +58,9 @@ COPY crossmoda_grl crossmoda_grl
 COPY evaluation evaluation
 COPY pipeline pipeline
 COPY weights weights
+# setup.py fetches NiiVue from here, by default from npm's registry, unless the sources hold it. Without it, only `view`
+# does not work.
+ARG NPM_CONFIG_REGISTRY=
 RUN set -eu; \
     /opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python install \
         --no-deps --no-index --no-build-isolation --target /opt/app/code .; \

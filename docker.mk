@@ -19,15 +19,17 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: wheelhouse image sbom
 
-# All wheels that the image needs, for its Python and this machine's architecture. torch comes first and alone, because
-# only torch comes from the index of CPU builds.
+# The page of `view` needs NiiVue, which is fetched into the sources: the image's build may have no network.
 wheelhouse: wheelhouse/$(TORCH).txt
+	@$(WHEEL_PYTHON) pipeline/inference/viewer/niivue.py >/dev/null || echo "the image will lack NiiVue, which view needs"
 
 # Without wheels, an existing list is out of date.
 ifeq ($(wildcard wheelhouse/*.whl),)
 .PHONY: wheelhouse/$(TORCH).txt
 endif
 
+# All wheels that the image needs, for its Python and this machine's architecture. torch comes first and alone, because
+# only torch comes from the index of CPU builds.
 wheelhouse/$(TORCH).txt: requirements.lock pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
@@ -47,6 +49,7 @@ image:
 		echo "$$compiler is not on this machine: the networks stay uncompiled"; compiler=; \
 	fi; \
 	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" \
+		$(if $(NPM_CONFIG_REGISTRY),--build-arg NPM_CONFIG_REGISTRY) \
 		$(if $(BASE),--build-arg BASE=$(BASE)) $${compiler:+--build-arg COMPILER="$$compiler"} \
 		$(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)

@@ -221,6 +221,7 @@ function prepareControls() {
   at("help").onclick = () => at("keys").showModal();
   // Before NiiVue, which has keys of its own on its canvas.
   document.addEventListener("keydown", onKey, { capture: true });
+  document.addEventListener("keyup", hideFromNiiVue, { capture: true });
 }
 
 const toggle = (id) => () => { if (!at(id).closest("[hidden]")) at(id).click(); };
@@ -236,14 +237,18 @@ const KEYS = {
 };
 const WITHOUT_A_CASE = { n: () => step(1), p: () => step(-1) };
 
+function hideFromNiiVue(event) {
+  if (event.target === at("slices")) event.stopPropagation();
+}
+
 function onKey(event) {
+  hideFromNiiVue(event);
   if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open) return;
   const arrows = event.key.startsWith("Arrow") || event.key.startsWith("Page");
-  if (event.target.matches("select") || (arrows && event.target.matches("input"))) return;
+  if (event.target.matches("select") || (arrows && event.target === at("fill"))) return;
   const place = state.description?.places?.find(({ key }) => key === event.key);
   const action = WITHOUT_A_CASE[event.key]
     ?? (document.body.dataset.state === "ready" ? (place ? () => go(place) : KEYS[event.key]) : undefined);
-  if (event.target === at("slices")) event.stopPropagation();
   if (!action) return;
   event.preventDefault();
   action();
