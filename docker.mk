@@ -19,9 +19,10 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: wheelhouse image sbom
 
-# The page of `view` needs NiiVue, which is fetched into the sources: the image's build may have no network.
+# NiiVue comes along, which the page of `view` needs.
 wheelhouse: wheelhouse/$(TORCH).txt
-	@$(WHEEL_PYTHON) pipeline/inference/viewer/niivue.py >/dev/null || echo "the image will lack NiiVue, which view needs"
+	@rm -f wheelhouse/niivue-*; bundle=$$($(WHEEL_PYTHON) pipeline/inference/viewer/niivue.py) && cp "$$bundle" wheelhouse/ \
+		|| echo "the image will lack NiiVue, which only crossmoda-grl view needs"
 
 # Without wheels, an existing list is out of date.
 ifeq ($(wildcard wheelhouse/*.whl),)
