@@ -19,6 +19,7 @@ export class OutlinedMap {
     this.size = volume.dimsRAS.slice(1, 4);
     this.labels = labels;
     this.colours = colours;
+    this.boxes = boxes(this.voxels, this.size);
     this.paths = new Map();
   }
 
@@ -35,24 +36,42 @@ export class OutlinedMap {
   }
 
   trace({ across, up, depth }, index, label) {
-    const steps = [1, this.size[0], this.size[0] * this.size[1]];
-    const [width, height] = [this.size[across], this.size[up]];
-    const first = index * steps[depth];
-    const inside = (a, u) => a >= 0 && u >= 0 && a < width && u < height
-      && this.voxels[first + a * steps[across] + u * steps[up]] === label;
     const path = new Path2D();
+    const box = this.boxes.get(label);
+    if (!box || index < box[depth][0] || index > box[depth][1]) return path;
+    const steps = [1, this.size[0], this.size[0] * this.size[1]];
+    const first = index * steps[depth];
+    const within = (axis, at) => at >= box[axis][0] && at <= box[axis][1];
+    const inside = (a, u) => within(across, a) && within(up, u)
+      && this.voxels[first + a * steps[across] + u * steps[up]] === label;
     // An edge lies wherever two neighbours differ; straight runs are one line.
-    run(height, width, (u, a) => inside(a, u) !== inside(a, u - 1), (u, a, b) => { path.moveTo(a, u); path.lineTo(b, u); });
-    run(width, height, (a, u) => inside(a, u) !== inside(a - 1, u), (a, u, v) => { path.moveTo(a, u); path.lineTo(a, v); });
+    run(box[up], box[across], (u, a) => inside(a, u) !== inside(a, u - 1), (u, a, b) => { path.moveTo(a, u); path.lineTo(b, u); });
+    run(box[across], box[up], (a, u) => inside(a, u) !== inside(a - 1, u), (a, u, v) => { path.moveTo(a, u); path.lineTo(a, v); });
     return path;
   }
 }
 
-function run(lines, length, isEdge, draw) {
-  for (let line = 0; line <= lines; line++) {
+// Where each label lies: its first and last voxel along each axis.
+function boxes(voxels, [width, height]) {
+  const found = new Map();
+  voxels.forEach((label, place) => {
+    if (!label) return;
+    const position = [place % width, Math.floor(place / width) % height, Math.floor(place / (width * height))];
+    if (!found.has(label)) found.set(label, position.map((at) => [at, at]));
+    found.get(label).forEach((range, axis) => {
+      range[0] = Math.min(range[0], position[axis]);
+      range[1] = Math.max(range[1], position[axis]);
+    });
+  });
+  return found;
+}
+
+// Find the runs of edges on the lines from a box's first voxel to after its last.
+function run([firstLine, lastLine], [from, to], isEdge, draw) {
+  for (let line = firstLine; line <= lastLine + 1; line++) {
     let start = -1;
-    for (let at = 0; at <= length; at++) {
-      const edge = at < length && isEdge(line, at);
+    for (let at = from; at <= to + 1; at++) {
+      const edge = at <= to && isEdge(line, at);
       if (edge && start < 0) start = at;
       if (!edge && start >= 0) { draw(line, start, at); start = -1; }
     }
