@@ -64,7 +64,11 @@ COPY crossmoda_grl crossmoda_grl
 COPY evaluation evaluation
 COPY pipeline pipeline
 COPY weights weights
-RUN set -eu; \
+# NiiVue, which only `view` needs, comes from the wheelhouse, or from npm's registry, or from the one that is named here.
+ARG NPM_CONFIG_REGISTRY=
+RUN --mount=type=bind,source=wheelhouse,target=/wheelhouse \
+    set -eu; \
+    cp /wheelhouse/niivue-*.umd.js pipeline/inference/viewer/static/ 2>/dev/null || true; \
     /opt/pip/bin/pip --python /opt/crossmoda-grl/venv/bin/python install \
         --no-deps --no-index --no-build-isolation --target /opt/app/code .; \
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app/code

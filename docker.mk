@@ -20,16 +20,19 @@ TORCH_INDEX_cpu = --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: wheelhouse image sbom
 
-# All wheels that the image needs, for its Python and this machine's architecture, each with a hash of requirements.hashed.
-# pip comes first, because it takes hashes from constraints only since its version 26; then torch, alone, because only
-# torch comes from the index of CPU builds.
+# NiiVue comes along, which the page of `view` needs.
 wheelhouse: wheelhouse/$(TORCH).txt
+	@rm -f wheelhouse/niivue-*; bundle=$$($(WHEEL_PYTHON) pipeline/inference/viewer/niivue.py) && cp "$$bundle" wheelhouse/ \
+		|| echo "the image will lack NiiVue, which only crossmoda-grl view needs"
 
 # Without wheels, an existing list is out of date.
 ifeq ($(wildcard wheelhouse/*.whl),)
 .PHONY: wheelhouse/$(TORCH).txt
 endif
 
+# All wheels that the image needs, for its Python and this machine's architecture, each with a hash of requirements.hashed.
+# pip comes first, because it takes hashes from constraints only since its version 26; then torch, alone, because only
+# torch comes from the index of CPU builds.
 wheelhouse/$(TORCH).txt: requirements.hashed pyproject.toml image/requirements.py
 	@$(WHEEL_PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheelhouse: needs Python 3.11, as the image has: make wheelhouse PYTHON=python3.11 VENV=none"'
 	mkdir -p wheelhouse
@@ -53,6 +56,7 @@ image:
 		echo "$$compiler is not on this machine: the networks stay uncompiled"; compiler=; \
 	fi; \
 	docker build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg EXTRAS="$(EXTRAS)" \
+		$(if $(NPM_CONFIG_REGISTRY),--build-arg NPM_CONFIG_REGISTRY) \
 		$(if $(BASE),--build-arg BASE=$(BASE)) $${compiler:+--build-arg COMPILER="$$compiler"} \
 		$(if $(wildcard wheelhouse/*.whl),--network none) .
 	@docker image inspect --format '{{index .RepoTags 0}}: {{.Size}} bytes' $(IMAGE)

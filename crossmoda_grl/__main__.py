@@ -23,6 +23,11 @@ COMMANDS = {
         "Compile the networks for this machine's CPU, so that predict takes less time.",
     ),
     "picture": ("pipeline.inference.cli", "picture", "Draw label maps as outlines on their scans."),
+    "view": (
+        "pipeline.inference.viewer.cli",
+        "view",
+        "Look at scans with their label maps in the browser, in three planes and in 3-D.",
+    ),
     "train": ("pipeline.training.cli", "train", "Train the paper's two phases; the same command resumes a run."),
     "export": ("pipeline.training.cli", "export", "Write a training run's networks in the form that predict loads."),
     "reproduce": (

@@ -1,4 +1,4 @@
-"""Print a CycloneDX 1.5 list of what the image holds: Debian's packages and Python's. Runs inside the image.
+"""Print a CycloneDX 1.5 list of what the image holds: packages of Debian, Python and npm. Runs inside the image.
 
 Uses the standard library alone, since the image has neither pip nor anything else that only lists packages.
 """
@@ -33,6 +33,13 @@ def python_packages() -> list[dict[str, object]]:
     return [found[name] for name in sorted(found)]
 
 
+def javascript_packages() -> list[dict[str, object]]:
+    """List the bundle of NiiVue that serves the page of `crossmoda-grl view`, if it is there."""
+    bundles = [file for folder in sys.path for file in Path(folder).glob("pipeline/inference/viewer/static/*.umd.js")]
+    versions = sorted({file.name.removeprefix("niivue-").removesuffix(".umd.js") for file in bundles})
+    return [component("npm", "@niivue/niivue", version, "BSD-2-Clause") for version in versions]
+
+
 def debian_packages() -> list[dict[str, object]]:
     """List the packages that dpkg has installed; none where there is no dpkg."""
     if not DPKG_STATUS.exists():
@@ -58,7 +65,7 @@ def main() -> None:
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
             "component": {"type": "container", "bom-ref": "image", "name": "crossmoda-grl", "version": image},
         },
-        "components": debian_packages() + python_packages(),
+        "components": debian_packages() + python_packages() + javascript_packages(),
     }
     print(json.dumps(document, indent=1))
 
