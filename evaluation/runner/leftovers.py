@@ -64,7 +64,7 @@ def remove_leftovers(engine: docker.DockerClient) -> int:
 
 def _labelled(engine: docker.DockerClient) -> Iterator[tuple[Any, Any]]:
     """Yield what is left over: containers first, because they hold the volumes and images."""
-    mine = {"label": OWNER_LABEL}
+    mine: dict[str, Any] = {"label": OWNER_LABEL}
     for container in engine.containers.list(all=True, filters=mine, ignore_removed=True):
         if is_gone(container.labels.get(OWNER_LABEL, "")):
             yield container, engine.containers

@@ -14,10 +14,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from challenge.colours import REFERENCE_COLOUR, colour_of
 from challenge.contract import BACKGROUND, Structure
 from challenge.nifti import CaseError, Geometry, geometry_of, read_geometry, read_image
 from evaluation.metrics import count_overlap, dice, volume_mm3
-from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from pipeline.data.cases import array_from, read_scan
 from pipeline.inference.viewer.places import Place, largest_disagreement, places_of_structure
 
@@ -77,10 +77,12 @@ def read_viewed_case(files: CaseFiles, structures: Sequence[Structure]) -> Viewe
 
 
 def colours(structures: Sequence[Structure]) -> dict[str, list[str]]:
-    """Return each map's colours, one for each structure: that of every picture of ours, paler from one to the next."""
-    shares = [0.0, 0.45, 0.7][: len(structures)]
-    roles = {"prediction": PREDICTION_COLOUR, "reference": REFERENCE_COLOUR}
-    return {role: [_paler(colour, share) for share in shares] for role, colour in roles.items()}
+    """Return each map's colours, one for each structure: those of every picture, the reference's paler by structure."""
+    shares = [place / len(structures) for place in range(len(structures))]
+    return {
+        "prediction": [colour_of(structure) for structure in structures],
+        "reference": [_paler(REFERENCE_COLOUR, share) for share in shares],
+    }
 
 
 def _paler(colour: str, share: float) -> str:

@@ -4,9 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from challenge.colours import REFERENCE_COLOUR, colour_of
 from challenge.contract import STRUCTURES
 from challenge.nifti import CaseError
-from evaluation.outlines import PREDICTION_COLOUR, REFERENCE_COLOUR
 from pipeline.inference.viewer.cases import CaseFiles, colours, read_viewed_case
 from pipeline.inference.viewer.places import largest_disagreement, places_of_structure
 from tests.images import OBLIQUE, write_scan
@@ -108,6 +108,6 @@ def test_what_is_no_label_map_of_the_scan_is_refused(tmp_path, array, spacing_mm
 
 
 def test_colours_are_those_of_other_pictures():
-    assert colours(STRUCTURES)["prediction"][0] == PREDICTION_COLOUR
+    assert colours(STRUCTURES)["prediction"] == [colour_of(structure) for structure in STRUCTURES]
     assert colours(STRUCTURES)["reference"][0] == REFERENCE_COLOUR
     assert len({colour for role in colours(STRUCTURES).values() for colour in role}) == 4
