@@ -1,6 +1,7 @@
 """A folder of scans, and the images of submissions with a fault."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def submission(engine):
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
         context.seek(0)
-        tag = f"crossmoda-grl-test:{fault}"
+        tag = f"crossmoda-grl-test-{os.getpid()}:{fault}"  # several processes test at the same time
         engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
         made.add(tag)
         return tag

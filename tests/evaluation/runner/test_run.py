@@ -228,9 +228,10 @@ class TestCommand:
         assert json.loads((folders[1] / "run.json").read_text())["succeeded"] is True
 
     def test_a_failing_submission(self, submission, folders):
-        result = CliRunner().invoke(main, command(submission("exit"), folders))
+        image = submission("exit")
+        result = CliRunner().invoke(main, command(image, folders))
         assert result.exit_code == 1
-        assert "failed (exit): crossmoda-grl-test:exit: expected exit code 0, got 3" in result.stderr
+        assert f"failed (exit): {image}: expected exit code 0, got 3" in result.stderr
         assert result.stderr.endswith("  no weights for fold 2\n")
         assert "crossmoda_1_Label.nii.gz: expected a label map, got none; see the log" in result.stdout
 
