@@ -3,8 +3,8 @@
     python benchmarks/window.py [--window 128] [--pairs 5]
 
 Every run is a process of its own; its figure is a window's share of the median pass after two that warm up. The
-difference is from eager torch, on a phantom's window. OpenVINO and ONNX Runtime are only needed here:
-`pip install openvino onnx onnxscript onnxruntime`. They cannot read max-unpooling, so they get it as a scatter.
+difference is from eager torch, on a phantom's window. ONNX Runtime and OpenVINO get the network as `export --onnx`
+writes it. OpenVINO is only needed here: `pip install openvino`.
 """
 
 import importlib.util
@@ -28,7 +28,6 @@ from side_by_side import (
     write_json,
     write_phantom,
 )
-from torch import nn
 from torch.nn import functional
 
 from challenge.contract import COCHLEA, VS
@@ -46,51 +45,41 @@ PEERS = {
     "kept": "the same, glibc keeps large blocks",
     "form": "the inference form, glibc keeps large blocks",
     "compiled": "the inference form, compiled, glibc keeps large blocks",
-    "onnxruntime": "ONNX Runtime, the inference form with unpooling as a scatter",
+    "onnxruntime": "ONNX Runtime, the file of export --onnx",
     "openvino": "OpenVINO, likewise",
 }
-NEEDS = {"onnxruntime": ("onnxruntime", "onnxscript"), "openvino": ("openvino",)}
+NEEDS = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
-def scatter_unpool(x: torch.Tensor, indices: torch.Tensor, _: object) -> torch.Tensor:
-    """`functional.max_unpool3d` of kernel 2 in operations that the peers know."""
-    n, c, d, h, w = x.shape
-    empty = x.new_zeros(n, c, 8 * d * h * w)
-    return empty.scatter(2, indices.flatten(2), x.flatten(2)).reshape(n, c, 2 * d, 2 * h, 2 * w)
-
-
-def exported(network: nn.Module, window: torch.Tensor) -> torch.export.ExportedProgram:
-    functional.max_unpool3d = scatter_unpool  # type: ignore[assignment]
-    with torch.no_grad():
-        return torch.export.export(network, (window,))
-
-
-def by_openvino(network: nn.Module, window: torch.Tensor) -> Predict:
+def by_openvino(segmenter: Segmenter) -> Predict:
     import openvino
 
-    model = openvino.compile_model(
-        openvino.convert_model(exported(network, window), example_input=window),
+    from pipeline.model.onnx_export import onnx_model
+
+    core = openvino.Core()
+    model = core.compile_model(
+        core.read_model(onnx_model(segmenter).SerializeToString()),
         "CPU",
         {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()},
     )
     return lambda x: torch.from_numpy(np.asarray(model(x.numpy())[0]))
 
 
-def by_onnxruntime(network: nn.Module, window: torch.Tensor) -> Predict:
+def by_onnxruntime(segmenter: Segmenter) -> Predict:
     import onnxruntime
 
-    program = torch.onnx.export(exported(network, window), dynamo=True, verbose=False)
+    from pipeline.model.onnx_export import INPUT, onnx_model
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        onnx_model(segmenter).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    (entry,) = session.get_inputs()
-    return lambda x: torch.from_numpy(session.run(None, {entry.name: x.numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {INPUT: x.numpy()})[0])
 
 
-def predictor(who: str, segmenter: Segmenter, window: torch.Tensor) -> Predict:
+def predictor(who: str, segmenter: Segmenter) -> Predict:
     network = segmenter.network
     if who in (EAGER, "kept"):
         return lambda x: (logits := network(x))[:, 1] - logits[:, 0]
@@ -99,10 +88,9 @@ def predictor(who: str, segmenter: Segmenter, window: torch.Tensor) -> Predict:
         if not isinstance(compiled, CompiledNetwork):
             raise SystemExit("the network was not compiled")
         return compiled
-    form = InferenceForm(network)  # type: ignore[arg-type]
     if who == "form":
-        return form
-    return {"openvino": by_openvino, "onnxruntime": by_onnxruntime}[who](form, window)
+        return InferenceForm(network)  # type: ignore[arg-type]
+    return {"openvino": by_openvino, "onnxruntime": by_onnxruntime}[who](segmenter)
 
 
 def phantom_window(scan: Path, side: int) -> torch.Tensor:
@@ -125,7 +113,7 @@ def run_once(who: str, work: Path, side: int, passes: int) -> None:
     logits = segmenter.network(window)
     expected = logits[:, 1] - logits[:, 0]
     with torch.inference_mode(mode=False):
-        predict = predictor(who, segmenter, window.clone())
+        predict = predictor(who, segmenter)
     # A compiled network has a batch of its own; all others get one window.
     together = predict.shape[0] if isinstance(predict, CompiledNetwork) else 1
     windows = window.repeat(together, 1, 1, 1, 1)

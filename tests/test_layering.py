@@ -66,6 +66,7 @@ INSIDE = {
         ["enet"],
         ["weights"],
         ["inference_form"],
+        ["onnx_export"],
     ],
     "pipeline.phantom": [["shapes"], ["anatomy"], ["contrast"], ["scanner"], ["cohort"], ["__init__"], ["cli"]],
     "pipeline.inference": [

@@ -125,7 +125,7 @@ def reported_errors(runs: Path) -> Iterator[None]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("run", type=_PATH)
+@click.argument("run")
 @click.option("--out", type=_PATH, required=True, help="Folder for {structure}.safetensors and its card.")
 @click.option(
     "--phase", type=click.Choice(list(PHASES)), help="Whose network.  [default: the run's last phase but for a control]"
@@ -145,11 +145,41 @@ def reported_errors(runs: Path) -> Iterator[None]:
 )
 @click.option("--note", default="", help="A line for the card.")
 @click.option("--scores", "scores_file", type=_PATH, help="JSON object of scores to put on the card.")
-def export(run: Path, out: Path, scores_file: Path | None, **options: Any) -> None:
+@click.option("--onnx", is_flag=True, help="Write the networks of a set of weights as ONNX files instead.")
+def export(run: str, out: Path, scores_file: Path | None, onnx: bool, **options: Any) -> None:
     """Write a RUN's networks in the form that `predict` loads, each with a card that tells where it comes from.
 
-    RUN is the folder that `train --runs` was given, or one structure's folder in it.
+    RUN is the folder that `train --runs` was given, or one structure's folder in it. With --onnx it is a folder of
+    weights, or the name of a shipped set, and the networks become {structure}.onnx, for ONNX Runtime.
     """
+    if onnx:
+        _export_onnx(run, out, given=[name for name, value in options.items() if value] or bool(scores_file))
+        return
+    _export_run(Path(run), out, scores_file, options)
+
+
+def _export_onnx(weights: str, out: Path, *, given: object) -> None:
+    if given:
+        raise click.UsageError("--onnx: expected --out alone beside it, got options for a training run; leave them out")
+    try:
+        from pipeline.model.onnx_export import ExportError, export_onnx
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"--onnx: expected the package {error.name}, got none; pip install 'crossmoda-grl[onnx]'"
+        ) from error
+    import torch
+
+    from pipeline.model.shipped import weights_folder
+    from pipeline.model.weights import WeightsError, load_segmenter
+
+    try:
+        for structure in STRUCTURES:
+            click.echo(export_onnx(load_segmenter(weights_folder(weights), structure, torch.device("cpu")), out))
+    except (ExportError, WeightsError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _export_run(run: Path, out: Path, scores_file: Path | None, options: dict[str, Any]) -> None:
     with reported_errors(run):
         from pipeline.training.export import ExportOptions, export_run, read_scores, structure_runs
 
