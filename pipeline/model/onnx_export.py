@@ -9,6 +9,7 @@ Source: ONNX's operators MaxPool, which gives the places, and ScatterElements.
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -88,11 +89,13 @@ def _scattered(x: torch.Tensor, indices: torch.Tensor, output_size: Sequence[int
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling, as warnings, of libraries that it does not need."""
+    """Keep the exporter from telling, as warnings, of libraries that it does not need and of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logger.setLevel(before)

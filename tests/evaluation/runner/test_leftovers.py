@@ -29,6 +29,10 @@ def test_another_boot_and_another_process_of_the_number_are_gone(place, value):
     assert is_gone(" ".join(fields))
 
 
-@pytest.mark.parametrize("owner", ["", "host", f"elsewhere {' '.join(OURS.split()[1:])}", f"{OURS.split()[0]} - 1 -"])
+@pytest.mark.parametrize(
+    "owner",
+    ["", "host", f"elsewhere {' '.join(OURS.split()[1:])}", f"{OURS.split()[0]} - 1 -"],
+    ids=["nobody", "no process", "another host", "no Linux"],
+)
 def test_what_another_host_made_is_never_taken_for_gone(owner):
     assert not is_gone(owner)
