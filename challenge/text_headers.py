@@ -51,6 +51,7 @@ _SPACES = {
     "left-anterior-superior": (1, -1),
     "las": (1, -1),
 }
+_VECTORS = re.compile(r"[ \t]*(\([^()]*\)[ \t]*)*")
 _VECTOR = re.compile(r"\(([^()]*)\)")
 
 
@@ -61,6 +62,44 @@ class TextHeader:
     layout: Layout
     geometry: Geometry
     compressed: bool
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# All that other readers take for blank; Python's strip would also remove a no-break space.
+_BLANK = " \t"
+# Of the format's definition, without blanks. A misspelt one would silently leave its default in place.
+# fmt: off
+_NRRD_FIELDS = {
+    "dimension", "type", "blocksize", "encoding", "endian", "content", "min", "max", "oldmin", "oldmax",
+    "datafile", "lineskip", "byteskip", "number", "sampleunits", "space", "spacedimension", "spaceunits",
+    "spaceorigin", "spacedirections", "measurementframe", "sizes", "spacings", "thicknesses", "axismins",
+    "axismaxs", "centers", "centerings", "labels", "units", "kinds",
+}
+# fmt: on
+
+
+def _set_once(name: str, fields: dict[str, str], key: str, value: str) -> None:
+    """Take a header's field; of a repeated one readers would take different values."""
+    if key in fields:
+        raise CaseError(f"{name}: expected each field once, got {key[:60]!r} twice; export the file again")
+    fields[key] = value.strip(_BLANK)
+
+
+def _stated(name: str, fields: dict[str, str], *names: str) -> str:
+    """Return a field by any of its names. Other readers take a default where it is missing, or misspelt."""
+    found = [field for field in names if field in fields]
+    if len(found) != 1:
+        got = " and ".join(found) or "none"
+        raise CaseError(f"{name}: expected a MetaImage header with one {names[0]}, got {got}; export the file again")
+    return fields[found[0]]
+
+
+def _is_true(name: str, fields: dict[str, str], *names: str) -> bool:
+    """Return a MetaImage flag by any of its names, false by default. Of other words readers take the first letter."""
+    if not any(field in fields for field in names):
+        return False
+    return _expect(name, _stated(name, fields, *names).lower(), names[0], ("true", "false"), _EXPORT) == "true"
 
 
 def parse_metaimage(name: str, file: BinaryIO) -> TextHeader:
@@ -74,11 +113,11 @@ def parse_metaimage(name: str, file: BinaryIO) -> TextHeader:
         key, sign, value = line.partition("=")
         if not sign:
             raise CaseError(f"{name}: expected a MetaImage header, got the line {line[:60]!r}; export the file again")
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
+        _set_once(name, fields, key.strip(_BLANK), value)
+        if key.strip(_BLANK) == "ElementDataFile":
             break
     _expect(name, fields.get("ElementDataFile", ""), "ElementDataFile", ("LOCAL", "local", "Local"), _ONE_FILE)
-    _expect(name, fields.get("ObjectType", "Image"), "ObjectType", ("Image",))
+    _expect(name, fields.get("ObjectType", ""), "ObjectType", ("Image",))
     _expect(name, fields.get("BinaryData", "False").lower(), "BinaryData", ("true",))
     _expect(name, fields.get("ElementNumberOfChannels", "1"), "ElementNumberOfChannels", ("1",))
     _expect(name, fields.get("HeaderSize", "0"), "HeaderSize", ("0",))
@@ -86,21 +125,21 @@ def parse_metaimage(name: str, file: BinaryIO) -> TextHeader:
     for field, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
         if _numbers(name, field, fields.get(field, str(neutral)), 1) != [neutral]:
             raise CaseError(f"{name}: expected unscaled voxels, got {field} = {fields[field]}; export the file again")
-    swapped = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() == "true"
+    swapped = _is_true(name, fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     kind = fields.get("ElementType", "")
     if kind not in _META_TYPES:
         raise CaseError(f"{name}: expected integer or real voxels, got the type {kind or 'unknown'}; convert the file")
-    matrix = next((fields[key] for key in ("TransformMatrix", "Rotation", "Orientation") if key in fields), None)
-    origin = next((fields[key] for key in ("Offset", "Position", "Origin") if key in fields), "0 0 0")
-    spacing = fields.get("ElementSpacing", fields.get("ElementSize", "1 1 1"))
-    rows = np.reshape(_numbers(name, "TransformMatrix", matrix or "1 0 0 0 1 0 0 0 1", 9), (3, 3))
+    matrix = _stated(name, fields, "TransformMatrix", "Rotation", "Orientation")
+    origin = _stated(name, fields, "Offset", "Position", "Origin")
+    spacing = _stated(name, fields, "ElementSpacing", "ElementSize")
+    rows = np.reshape(_numbers(name, "TransformMatrix", matrix, 9), (3, 3))
     size_xyz = _size(name, _numbers(name, "DimSize", fields.get("DimSize", ""), 3))
     spacing_mm = _numbers(name, "ElementSpacing", spacing, 3)
     if not np.allclose((rows**2).sum(axis=1), 1, rtol=0, atol=1e-3):
         raise CaseError(f"{name}: expected axes of length 1, got TransformMatrix = {matrix}; export the file again")
     geometry = checked_grid(name, size_xyz, spacing_mm, rows.T, _numbers(name, "Offset", origin, 3))
     dtype = np.dtype(_META_TYPES[kind]).newbyteorder(">" if swapped else "<")
-    compressed = fields.get("CompressedData", "False").lower() == "true"
+    compressed = _is_true(name, fields, "CompressedData")
     return TextHeader(Layout(0, size_xyz, dtype, None, 0.0), geometry, compressed)
 
 
@@ -122,7 +161,10 @@ def parse_nrrd(name: str, file: BinaryIO) -> TextHeader:
         key, sign, value = line.partition(": ")
         if not sign:
             raise CaseError(f"{name}: expected a NRRD header, got the line {line[:60]!r}; export the file again")
-        fields[key.strip().lower()] = value.strip()
+        field = key.strip(_BLANK).lower()
+        if field.replace(" ", "") not in _NRRD_FIELDS:
+            raise CaseError(f"{name}: expected NRRD's fields, got {field[:60]!r}; export the file again")
+        _set_once(name, fields, field, value)
     for key in ("data file", "datafile"):
         if key in fields:
             _expect(name, fields[key], key, (), _ONE_FILE)
@@ -157,18 +199,15 @@ def _nrrd_geometry(name: str, fields: dict[str, str], size_xyz: tuple[int, int, 
         return checked_grid(name, size_xyz, spacing, np.eye(3), [0.0, 0.0, 0.0])
     space = _expect(name, fields.get("space", "").lower(), "space", tuple(_SPACES))
     signs = np.array([*_SPACES[space], 1.0])
-    vectors = _VECTOR.findall(fields["space directions"])
-    if len(vectors) != 3:
-        raise CaseError(f"{name}: expected 3 space directions, got {fields['space directions']!r}; export it again")
-    columns = np.array([_numbers(name, "space directions", vector, 3) for vector in vectors]).T * signs[:, None]
-    start = fields.get("space origin", "(0,0,0)").strip("()")
-    origin = np.array(_numbers(name, "space origin", start, 3)) * signs
+    columns = np.array(_vectors(name, "space directions", fields["space directions"], 3)).T * signs[:, None]
+    origin = np.array(_vectors(name, "space origin", fields.get("space origin", "(0,0,0)"), 1)[0]) * signs
     lengths = np.sqrt((columns**2).sum(axis=0))
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise CaseError(f"{name}: expected three axes, got {fields['space directions']!r}; export the file again")
     return checked_grid(name, size_xyz, lengths.tolist(), columns / lengths, origin.tolist())
 
 
+_EXPORT = "export the file again"
 _ONE_FILE = "put header and voxels into one file"
 
 
@@ -190,17 +229,33 @@ def _lines(name: str, file: BinaryIO) -> Iterator[str]:
             raise CaseError(
                 f"{name}: expected a header of at most {_MAX_HEADER_BYTES:,} bytes, got more; export the file again"
             )
-        yield line.decode("latin-1").rstrip("\r\n")
+        text = line.decode("latin-1").rstrip("\r\n")
+        if _CONTROL.search(text):  # at a zero byte other readers end the line
+            raise CaseError(f"{name}: expected a header of text, got the line {text[:60]!r}; export the file again")
+        yield text
 
 
 def _numbers(name: str, field: str, text: str, count: int) -> list[float]:
     try:
-        values = [float(part) for part in re.split(r"[\s,]+", text.strip()) if part]
+        values = [_number(part) for part in re.split(r"[ \t,]+", text) if part]
     except ValueError:
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
         raise CaseError(f"{name}: expected {count} finite numbers for {field}, got {text[:60]!r}; export it again")
     return values
+
+
+def _vectors(name: str, field: str, text: str, count: int) -> list[list[float]]:
+    vectors = _VECTOR.findall(text)
+    if len(vectors) != count or not _VECTORS.fullmatch(text):
+        raise CaseError(f"{name}: expected {count} vectors for {field}, got {text[:60]!r}; export the file again")
+    return [_numbers(name, field, vector, 3) for vector in vectors]
+
+
+def _number(text: str) -> float:
+    if not _NUMBER.fullmatch(text):  # Python also takes 1_0 and digits of other scripts
+        raise ValueError(text)
+    return float(text)
 
 
 def _size(name: str, sizes: list[float]) -> tuple[int, int, int]:
