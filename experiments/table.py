@@ -47,7 +47,7 @@ LADDER = {
     "best:self_training_1": "best, self-training 1",
     "best:self_training_2": "best, self-training 2",
     "best": "**best**",
-    "short": "best, with 40 epochs of phase 1 instead of 100",
+    "short": "best, with 40 epochs of phase 1 instead of 60",
     "not-randomised": "best, nothing randomised",
     "own-teacher": "best, first teacher without the target's statistics",
     "no-agreement": "best, without the views' agreement",

@@ -74,7 +74,7 @@ def _cochlea_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
 _BEST_CPU: Mapping[Structure, Recipes] = {
     VS: {
         SUPERVISED: SupervisedRecipe(
-            64, 4, patches_per_volume=4, mirror=True, augmentation="contrast", validate_every=50
+            64, 4, epochs=60, patches_per_volume=4, mirror=True, augmentation="contrast", validate_every=50
         ),
         **_vs_rounds(64, 4, epochs=12, patches_per_volume=2, validate_every=12),
     },
