@@ -1,9 +1,16 @@
 """Fixtures that several test modules share."""
 
+import signal
 from collections.abc import Iterator
 
 import docker
 import pytest
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start get Ctrl-C, also where a shell started pytest in the background."""
+    # A shell has its background jobs ignore the signal, and every process inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
