@@ -87,10 +87,12 @@ bench-quick: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/resampling.py --quick --pairs 3 --json .bench/quick/figures.json
 	$(BIN)/python benchmarks/whole_case.py --quick --work .bench/quick --json .bench/quick/figures.json --images .bench/quick
 
-# Reading, metrics, training steps and randomisation beside other libraries and plain code; the phantoms' baseline.
+# A case at 50 % overlap and a cohort; reading, metrics, training steps and randomisation beside other libraries and
+# plain code; the phantoms' baseline.
 bench-more: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/metrics.py --slices 24
+	$(BIN)/python benchmarks/whole_case.py --part overlap-0.5 --part cohort --pairs 3
 	$(BIN)/python benchmarks/training_step.py --pairs 3
 	$(BIN)/python benchmarks/randomisation.py --rounds 2
 	$(BIN)/python benchmarks/phantom_baseline.py --tuning 5 --cases 8 --seed 9

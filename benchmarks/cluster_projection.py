@@ -1,6 +1,6 @@
 """The table of docs/cluster.md: how long a cohort takes on some workers, projected from one measured case.
 
-    python benchmarks/cluster_projection.py --seconds 42
+    python benchmarks/cluster_projection.py --seconds 24
 
 A projection, not a measurement: every worker takes one case after the other, as long as the one that was measured,
 and the shared folder gives each scan as fast as it is wanted. The last column says how fast that must be.

@@ -1,7 +1,8 @@
 """A whole case, a cohort, and how cost grows: `predict` beside the MONAI way, reading and writing included.
 
-    python benchmarks/whole_case.py                    a case at both overlaps, a cohort of 8, and the plots
-    python benchmarks/whole_case.py --quick            small scans, to see that it runs
+    python benchmarks/whole_case.py                                     a case, and the plots of how cost grows
+    python benchmarks/whole_case.py --part overlap-0.5 --part cohort    a case at 50 % overlap, and a cohort of 8
+    python benchmarks/whole_case.py --quick                             small scans, to see that it runs
 
 The scans are phantoms at 0.469 x 0.469 x 1.5 mm, the networks the default weights' with the paper's windows, compiled
 once into `--work`. Seconds are without imports. Every run is a process of its own; `benchmarks/monai_way.py` is the
@@ -37,6 +38,7 @@ from pipeline.config import PAPER
 from pipeline.runtime.cores import available_cores
 
 COHORT = 8
+PARTS = ("overlap-0.25", "growth", "overlap-0.5", "cohort")
 
 
 def scans_folder(work: Path, slices: int, in_plane: int, cases: int = 1) -> Path:
@@ -127,14 +129,22 @@ def draw(found: dict[str, dict[str, dict[str, Run]]], folder: Path) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.option("--pairs", type=click.IntRange(min=1), default=5)
-@click.option("--quick", is_flag=True, help="Small scans and windows, three pairs, no cohort.")
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS[:2], help="What to measure.")
+@click.option("--quick", is_flag=True, help="Small scans and windows, three pairs.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), help="Scans and compiled networks.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=Path(".bench/figures.json"))
 @click.option("--images", type=click.Path(path_type=Path), default=Path(".bench"), help="Folder for the plots.")
 @click.option("--child", "is_child", is_flag=True, hidden=True)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(
-    pairs: int, quick: bool, work: Path, json_file: Path, images: Path, is_child: bool, arguments: tuple[str, ...]
+    pairs: int,
+    parts: Sequence[str],
+    quick: bool,
+    work: Path,
+    json_file: Path,
+    images: Path,
+    is_child: bool,
+    arguments: tuple[str, ...],
 ) -> None:
     """Time whole cases beside the MONAI way."""
     if is_child:
@@ -148,21 +158,23 @@ def main(
     weights = paper_sized_weights(work / "weights", windows)
     # A quick run leaves one network uncompiled, because that takes longer than all the rest.
     compile_once(weights, (work / "compiled").absolute(), [VS] if quick else STRUCTURES)
-    figures: dict[str, Any] = {"windows": {s.key: w for s, w in windows.items()}, "scan": [in_plane, in_plane, slices]}
+    case = {"windows": {s.key: w for s, w in windows.items()}, "scan": [in_plane, in_plane, slices]}
     one = scans_folder(work, slices, in_plane)
-    for overlap in (0.25,) if quick else (0.25, 0.5):
-        runs = in_turn(commands(work, one, overlap), pairs)
-        figures[f"overlap {overlap}"] = runs
-        click.echo(told(f"a case, overlap {overlap}", runs))
-    if not quick:
-        many = commands(work, scans_folder(work, slices, in_plane, COHORT), 0.25)["ours"]
-        runs = in_turn({"cohort": many, "single": commands(work, one, 0.25)["ours"]}, 3)
-        share = ratio([{"seconds": r["seconds"] / COHORT} for r in runs["cohort"]], runs["single"])
-        figures["cohort"] = runs
-        click.echo(f"{COHORT} cases, seconds a case, to a single case: {share}")
-    figures["growth"] = growth(work, slices, in_plane, quick=quick)
-    draw(figures["growth"], images)
-    write_json(json_file, "whole case", figures)
+    for part in parts:
+        figures: dict[str, Any]
+        if part == "growth":
+            figures = found = growth(work, slices, in_plane, quick=quick)
+            draw(found, images)
+        elif part == "cohort":
+            many = scans_folder(work, slices, in_plane, COHORT)
+            folders = {"cohort": many, "single": one}
+            figures = runs = in_turn({name: commands(work, f, 0.25)["ours"] for name, f in folders.items()}, pairs)
+            share = ratio([{"seconds": r["seconds"] / COHORT} for r in runs["cohort"]], runs["single"])
+            click.echo(f"{COHORT} cases, seconds a case, to a single case: {share}")
+        else:
+            figures = runs = in_turn(commands(work, one, float(part.removeprefix("overlap-"))), pairs)
+            click.echo(told(f"a case, {part}", runs))
+        write_json(json_file, f"whole case, {part}", {**case, **figures})
     click.echo(f"figures in {json_file}, plots in {images}")
 
 

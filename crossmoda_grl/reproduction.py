@@ -33,7 +33,8 @@ from challenge.contract import (
 from challenge.files import write_text
 from challenge.quantities import counted
 from challenge.signals import Interrupted, interruptible
-from evaluation.cli import evaluate, one_line_errors
+from evaluation.cli import evaluate
+from evaluation.console import one_line_errors
 from pipeline.inference.cli import predict
 from pipeline.training.cli import export, train
 

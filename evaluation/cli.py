@@ -3,60 +3,20 @@
 Each command imports its modules when it runs. A package that one command lacks does not stop the others.
 """
 
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from challenge.files import write_text
-from challenge.layouts import CROSSMODA_2021, DEFAULT_LAYOUT, LAYOUTS, FolderLayout
-from challenge.names import shown
-from challenge.quantities import parse_bytes, parse_duration_s
-from challenge.signals import Interrupted, interruptible
-from evaluation.runner.errors import RunnerError
+from challenge.layouts import DEFAULT_LAYOUT, LAYOUTS
+from evaluation.console import FILE, FOLDER, NEW_FILE, case_progress, one_line_errors, score_and_show
+from evaluation.runner.cli import run
 
 if TYPE_CHECKING:
     from evaluation.cohort import CohortScores
     from evaluation.report.worst_cases import CasePictures
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-class NewFile(click.Path):
-    """A file to write. It is refused before the work begins if its folder is missing or cannot be written."""
-
-    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path; `-` stands for stdout in options that take it.
-
-        Raises:
-            click.ClickException: the folder is missing or cannot be written.
-        """
-        path = Path(os.fspath(super().convert(value, param, ctx)))  # type: ignore[arg-type]
-        if str(path) != "-" and not os.access(path.parent, os.W_OK | os.X_OK):
-            raise click.ClickException(
-                f"{path}: expected a folder that exists and can be written, got {path.parent}; make it first"
-            )
-        return path
-
-
-NEW_FILE = NewFile(dir_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def _parsed_by(parse: Callable[[str], float]) -> Callable[[click.Context, click.Parameter, str], float]:
-    """Make the callback of an option whose text `parse` reads."""
-
-    def callback(context: click.Context, parameter: click.Parameter, text: str) -> float:
-        with one_line_errors():
-            return parse(text)
-
-    return callback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -110,7 +70,7 @@ def score(
         folders = team_folders(prediction, team, LAYOUTS[layout])
         if metrics_file is not None and len(folders) > 1:
             raise ValueError(f"--metrics: expected one team, got {len(folders)}; score one team's folder")
-    cohorts = _score_and_show(reference, folders, csv_file, json_file, usable=True, layout=LAYOUTS[layout], **rules)
+    cohorts = score_and_show(reference, folders, csv_file, json_file, usable=True, layout=LAYOUTS[layout], **rules)
     if metrics_file is not None:
         from evaluation.metrics_file import metrics_json
 
@@ -220,105 +180,7 @@ def report(
             write_text(out, page)
 
 
-@evaluate.command()
-@click.argument("image")
-@click.option("--input", "input_folder", type=FOLDER, required=True, help="Folder of {case}_hrT2.nii.gz.")
-@click.option("--output", "output_folder", type=NEW_FOLDER, required=True, help="Folder for label maps and run.json.")
-@click.option("--reference", type=FOLDER, help="Score against the label maps of this folder.")
-@click.option("--gpus", help="GPUs as docker run takes them: all, a number, or device=0,1.  [default: none]")
-@click.option(
-    "--memory",
-    "memory_bytes",
-    default="16g",
-    callback=_parsed_by(parse_bytes),
-    help="Memory limit of a container, swap included.",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    default="30m",
-    callback=_parsed_by(parse_duration_s),
-    help="Time limit of a container, a number followed by s, m or h.",
-)
-@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs of a container.  [default: all]")
-@click.option("--per-case", is_flag=True, help="One container per case, each with the whole time limit.")
-@click.option(
-    "--max-output",
-    "max_output_bytes",
-    default="2g",
-    callback=_parsed_by(parse_bytes),
-    help="What a container may write, in at most 10,000 files.",
-)
-@click.option("--writable", is_flag=True, help="Let the container change its own files, not only /tmp.")
-@click.option("--user", help="Run as uid:gid.  [default: the caller's]")
-@click.option("--csv", "csv_file", type=NEW_FILE, help="Write the scores per case as CSV.")
-@click.option("--json", "json_file", type=NEW_FILE, help="Write the scores per case and their aggregates as JSON.")
-def run(
-    image: str,
-    input_folder: Path,
-    output_folder: Path,
-    reference: Path | None,
-    per_case: bool,
-    user: str | None,
-    csv_file: Path | None,
-    json_file: Path | None,
-    **limits: Any,
-) -> None:
-    """Run a submission's IMAGE on a folder of scans, check the label maps that it writes, and score them.
-
-    A container sees the scans read-only, has no network and no capabilities, and runs as the caller. It is always
-    removed. Its label maps are copied to OUTPUT, which it does not see. Exit code 1: it failed, or a label map breaks
-    the contract; OUTPUT/run.json says which.
-    """
-    from evaluation.tables import run_table
-
-    with _run_errors():
-        from evaluation.runner.folders import check_reference_hidden
-        from evaluation.runner.observers import ConsoleObserver
-        from evaluation.runner.record import Settings, caller
-        from evaluation.runner.run import run_submission
-
-        if reference is not None:
-            check_reference_hidden(reference, input_folder, output_folder)
-        settings = Settings(image, user=user or caller(), **limits)
-        with ConsoleObserver() as observer:
-            record = run_submission(settings, input_folder, output_folder, per_case=per_case, observer=observer)
-    click.echo(run_table(record))
-    cohorts = _score_and_show(reference, {image: output_folder}, csv_file, json_file) if reference else []
-    for failure in record.failures:
-        click.echo(f"failed ({failure.kind}): {shown(str(failure))}", err=True)
-    sys.exit(0 if record.succeeded and not any(cohort.failed for cohort in cohorts) else 1)
-
-
-def _score_and_show(
-    reference: Path,
-    folders: Mapping[str, Path],
-    csv_file: Path | None,
-    json_file: Path | None,
-    *,
-    usable: bool = False,
-    layout: FolderLayout = CROSSMODA_2021,
-    **rules: Any,
-) -> "list[CohortScores]":
-    """Score teams' folders, write the files that are asked for, and show tables and findings.
-
-    With `usable`, folders without one usable prediction are refused.
-    """
-    from evaluation.cohort import refuse_unusable, score_cohorts
-    from evaluation.score_files import write_scores
-    from evaluation.tables import findings, score_table
-
-    with one_line_errors():
-        with case_progress("scoring") as on_case:
-            cohorts = score_cohorts(reference, folders, on_case=on_case, layout=layout, **rules)
-        if usable:
-            refuse_unusable(cohorts, layout)
-        write_scores(cohorts, csv_file, json_file)
-    for cohort in cohorts:
-        click.echo(score_table(cohort))
-        for line in findings(cohort):
-            click.echo(line, err=True)
-    return cohorts
+evaluate.add_command(run)
 
 
 def _draw_worst(cohorts: "list[CohortScores]", worst: int, layout: str | None, **folders: Any) -> "list[CasePictures]":
@@ -331,62 +193,3 @@ def _draw_worst(cohorts: "list[CohortScores]", worst: int, layout: str | None, *
         raise ValueError(f"--layout {layout}: expected the layout of the scores, got one with other structures")
     with case_progress("drawing") as on_case:
         return draw_worst(cohorts, **folders, layout=named, count=worst, on_case=on_case)
-
-
-@contextmanager
-def _run_errors() -> Iterator[None]:
-    """Turn what stops a run, a missing package included, into one line and an exit code."""
-    if not hasattr(os, "fwalk"):  # stands for all that Windows lacks
-        raise click.ClickException(
-            "evaluate run: expected Linux, whose files it reaches by descriptor, got another system; "
-            "run it in WSL 2 or on another machine"
-        )
-    try:
-        with one_line_errors(), interruptible():
-            yield
-    except ModuleNotFoundError as missing:
-        raise click.ClickException(
-            f"evaluate run: needs the package {missing.name}, which is not installed; "
-            "install it with: pip install 'crossmoda-grl[runner]'"
-        ) from missing
-    except RunnerError as error:
-        raise click.ClickException(str(error)) from error
-    except Interrupted as interrupted:
-        click.echo(f"interrupted by {interrupted}; the container is removed", err=True)
-        sys.exit(interrupted.exit_code)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a caller's mistake, or a file that cannot be read or written, into one line and exit code 1."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise click.ClickException("\n".join(map(shown, str(error).split("\n")))) from error
-
-
-@contextmanager
-def case_progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a function that shows progress: a bar on a terminal, elsewhere a line per case.
-
-    It takes the number of cases done, the number of all cases, and the case.
-    """
-    if not sys.stderr.isatty():
-        before = time.monotonic()
-
-        def tell(done: int, total: int, case: str) -> None:
-            nonlocal before
-            now = time.monotonic()
-            click.echo(f"{done}/{total} {case} {now - before:.2f} s", err=True)
-            before = now
-
-        yield tell
-        return
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total, case: bar.update(task, completed=done, total=total, description=f"{title} {case}")
