@@ -205,6 +205,8 @@ def test_sound_files_of_any_type_are_read_as_nibabel_and_itk_read_them(
     spacing=st.tuples(*[st.floats(0.25, 3.0, width=32)] * 3),
     codes=st.sampled_from([(0, 1), (1, 0), (1, 1), (2, 1), (0, 2)]),
 )
+@example(quaternion=(0.0003, 0.0, 0.0, 0.5), spacing=(1.0, 1.0, 1.0), codes=(1, 1))
+@example(quaternion=(0.0003, 0.0, 0.0, 1.0), spacing=(1.0, 1.0, 1.0), codes=(1, 0))
 def test_any_oblique_grid_is_that_of_nibabel_and_itk(tmp_path, quaternion, spacing, codes):
     rotation = nibabel.quaternions.quat2mat(np.array(quaternion))
     affine = np.eye(4)
@@ -219,4 +221,7 @@ def test_any_oblique_grid_is_that_of_nibabel_and_itk(tmp_path, quaternion, spaci
     assert_as_nibabel(tmp_path / "scan.nii", mine)
     assert mine.GetSpacing() == theirs.GetSpacing()
     assert mine.GetOrigin() == theirs.GetOrigin()
-    np.testing.assert_allclose(mine.GetDirection(), theirs.GetDirection(), rtol=0, atol=1e-7)
+    # Near half a turn, nibabel and ITK make different rotations of a quaternion in float32.
+    near_half_a_turn = abs(quaternion[0]) < 0.01 * np.linalg.norm(quaternion)
+    tolerance = 1.3e-3 if near_half_a_turn else 1e-7
+    np.testing.assert_allclose(mine.GetDirection(), theirs.GetDirection(), rtol=0, atol=tolerance)
