@@ -27,8 +27,8 @@ _SPACINGS_MM = (1e-3, 1e3)
 
 _SPACING_TOLERANCE = 1e-4  # float32 keeps 7 digits
 _DIRECTION_TOLERANCE = 1e-3
-# A quaternion in float32 loses half of its digits near a rotation by half a turn. nibabel takes one within 0.0012 rad of
-# it for the half turn itself.
+# A quaternion in float32 loses half of its digits near a rotation by half a turn. nibabel takes one within 0.0012 rad
+# of it for the half turn itself.
 _FORMS_TOLERANCE = 1.3e-3
 _ORIGIN_TOLERANCE_MM = 1e-3
 _MILLIMETRES = (0, 2)  # not said, and said
