@@ -66,7 +66,7 @@ docs: $(VENV)/dev.stamp
 
 # A process for each core, up to four. The tests of a module stay together: they share what is slow to make.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 20
 
 # Each round draws twenty times as many examples as `make test`, and new ones.
 MINUTES ?= 30

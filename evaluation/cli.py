@@ -12,7 +12,7 @@ import click
 from challenge.files import write_text
 from challenge.layouts import DEFAULT_LAYOUT, LAYOUTS
 from evaluation.console import FILE, FOLDER, NEW_FILE, case_progress, one_line_errors, score_and_show
-from evaluation.runner.cli import run
+from evaluation.run_command import run
 
 if TYPE_CHECKING:
     from evaluation.cohort import CohortScores

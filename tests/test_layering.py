@@ -35,6 +35,8 @@ INSIDE = {
         ["ranking_file"],
         ["report", "runner"],
         ["tables"],
+        ["console"],
+        ["run_command"],
         ["cli"],
     ],
     "evaluation.report": [
