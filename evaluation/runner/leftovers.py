@@ -6,8 +6,9 @@ over if the host is this one and the process is gone. What other hosts made on t
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +51,23 @@ def _owner(process: int) -> str:
 def remove_leftovers(engine: docker.DockerClient) -> int:
     """Remove what runners of this host that are gone have left on the engine; return how many things."""
     removed = 0
-    for thing, collection in _labelled(engine):
+    for remove in _leftovers(engine):
         with suppress(docker.errors.APIError), signals_deferred():  # another run may be removing it too
-            if collection is engine.images:
-                engine.images.remove(thing.id, force=True)
-            elif collection is engine.containers:
-                thing.remove(force=True, v=True)
-            else:
-                thing.remove(force=True)
+            remove()
             removed += 1
     return removed
 
 
-def _labelled(engine: docker.DockerClient) -> Iterator[tuple[Any, Any]]:
-    """Yield what is left over: containers first, because they hold the volumes and images."""
+def _leftovers(engine: docker.DockerClient) -> Iterator[Callable[[], None]]:
+    """Yield what removes each thing that is left over: containers first, because they hold the volumes and images."""
     mine: dict[str, Any] = {"label": OWNER_LABEL}
     for container in engine.containers.list(all=True, filters=mine, ignore_removed=True):
         if is_gone(container.labels.get(OWNER_LABEL, "")):
-            yield container, engine.containers
+            yield partial(container.remove, force=True, v=True)
     for volume in engine.volumes.list(filters=mine):
         if is_gone((volume.attrs.get("Labels") or {}).get(OWNER_LABEL, "")):
-            yield volume, engine.volumes
-    for image in engine.images.list(filters=mine):
-        if is_gone(image.labels.get(OWNER_LABEL, "")):
-            yield image, engine.images
+            yield partial(volume.remove, force=True)
+    # Not engine.images.list, which asks for each image again, and fails if another run removes one meanwhile.
+    for image in engine.api.images(filters=mine):
+        if is_gone((image.get("Labels") or {}).get(OWNER_LABEL, "")):
+            yield partial(engine.images.remove, image["Id"], force=True)

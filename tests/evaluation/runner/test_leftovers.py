@@ -1,12 +1,15 @@
 """Whose is what lies on the engine: a process that lives, one that is gone, or one that cannot be asked."""
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 
+import docker
 import pytest
 
-from evaluation.runner.leftovers import OWNER_LABEL, is_gone, labels_of
+from evaluation.runner.leftovers import OWNER_LABEL, is_gone, labels_of, remove_leftovers
 
 OURS = labels_of("image")[OWNER_LABEL]
 
@@ -36,3 +39,29 @@ def test_another_boot_and_another_process_of_the_number_are_gone(place, value):
 )
 def test_what_another_host_made_is_never_taken_for_gone(owner):
     assert not is_gone(owner)
+
+
+@pytest.mark.engine
+def test_an_image_that_another_run_removes_meanwhile_stops_nothing(engine, monkeypatch):
+    name = f"crossmoda-grl-test-{os.getpid()}:left"
+    fields = OURS.split()
+    fields[3] = "1"  # a process that is gone
+    engine.api.import_image_from_data(
+        _empty_archive(), repository=name, changes=[f'LABEL {OWNER_LABEL}="{" ".join(fields)}"']
+    )
+
+    def removed_meanwhile(self, image):
+        raise docker.errors.ImageNotFound(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(docker.models.images.ImageCollection, "get", removed_meanwhile)
+        remove_leftovers(engine)
+    with pytest.raises(docker.errors.ImageNotFound):
+        engine.images.get(name)
+
+
+def _empty_archive():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w"):
+        pass
+    return buffer.getvalue()
