@@ -83,7 +83,7 @@ bench: $(VENV)/dev.stamp
 
 # The same on small scans and windows, to see that everything runs.
 bench-quick: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/window.py --window 32 --pairs 3 --passes 2 --work .bench/quick --json .bench/quick/figures.json
+	$(BIN)/python benchmarks/window.py --window 32 --pairs 1 --passes 2 --work .bench/quick --json .bench/quick/figures.json
 	$(BIN)/python benchmarks/resampling.py --quick --pairs 3 --json .bench/quick/figures.json
 	$(BIN)/python benchmarks/whole_case.py --quick --work .bench/quick --json .bench/quick/figures.json --images .bench/quick
 

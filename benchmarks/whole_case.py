@@ -130,7 +130,7 @@ def draw(found: dict[str, dict[str, dict[str, Run]]], folder: Path) -> None:
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.option("--pairs", type=click.IntRange(min=1), default=5)
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS[:2], help="What to measure.")
-@click.option("--quick", is_flag=True, help="Small scans and windows, three pairs.")
+@click.option("--quick", is_flag=True, help="Small scans and windows, one run of each.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), help="Scans and compiled networks.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=Path(".bench/figures.json"))
 @click.option("--images", type=click.Path(path_type=Path), default=Path(".bench"), help="Folder for the plots.")
@@ -154,7 +154,7 @@ def main(
     click.echo(describe(found_machine))
     windows = {VS: 32, COCHLEA: 32} if quick else {s: PAPER.plans[s].window for s in STRUCTURES}
     slices, in_plane = (12, 96) if quick else (80, 448)
-    pairs = min(pairs, 3) if quick else pairs
+    pairs = 1 if quick else pairs
     weights = paper_sized_weights(work / "weights", windows)
     # A quick run leaves one network uncompiled, because that takes longer than all the rest.
     compile_once(weights, (work / "compiled").absolute(), [VS] if quick else STRUCTURES)
