@@ -75,7 +75,7 @@ fuzz: $(VENV)/dev.stamp
 		FUZZ_TIMES=20 $(BIN)/python -m pytest -q -x --timeout 3600 tests/fuzz; \
 	done
 
-# The table and the plots of docs/performance.md, in about 20 minutes on a machine with nothing else to do.
+# The plots and the main figures of docs/performance.md, on a machine with nothing else to do.
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/window.py
 	$(BIN)/python benchmarks/resampling.py
