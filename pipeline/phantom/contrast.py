@@ -44,7 +44,7 @@ class Hardness:
         oblique_degrees: the greatest angles of the slices about the scanner's x, y and z, of either contrast.
     """
 
-    version: int = 1
+    version: int = 2
     vs_hrt2: float = 0.525
     vs_hrt2_spread: float = 0.15
     cystic: float = 0.2
@@ -80,7 +80,7 @@ HARDNESS: Mapping[str, Hardness] = MappingProxyType(
         ),
         "standard": _STANDARD,
         "hard": replace(
-            _STANDARD, version=2, vs_hrt2=0.45, vs_hrt2_spread=0.20, cystic=0.25, dark=0.25, camouflaged=0.25,
+            _STANDARD, version=3, vs_hrt2=0.45, vs_hrt2_spread=0.20, cystic=0.25, dark=0.25, camouflaged=0.25,
             labyrinth_cet1=0.30, petrous_texture=0.08, vessels_cet1=1.1, tissue_jitter=0.10, noise=0.07, bias=0.20,
             shifts_hrt2=_ANOTHER_SEQUENCE, thickness=1.8, field_of_view=1.25, oblique_degrees=(15.0, 5.0, 5.0),
         ),

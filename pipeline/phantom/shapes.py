@@ -81,9 +81,10 @@ class RandomField:
         amplitude = np.sqrt(2 / len(waves)) * np.sinc(waves * np.asarray(voxel_mm) / (2 * np.pi)).prod(axis=1)
         across = np.outer(kx, plane.x_mm) + start[:, None]
         down = np.outer(plane.y_mm, ky)
-        left = np.concatenate([np.cos(down) * amplitude, np.sin(down) * -amplitude], axis=1).astype(np.float32)
-        right = np.concatenate([np.cos(across), np.sin(across)]).astype(np.float32)
-        return left @ right
+        left = np.concatenate([np.cos(down) * amplitude, np.sin(down) * -amplitude], axis=1)
+        right = np.concatenate([np.cos(across), np.sin(across)])
+        # In float64, because a product in float32 depends on the number of threads, and a voxel's value with it.
+        return (left @ right).astype(np.float32)
 
 
 def random_field(

@@ -1,6 +1,9 @@
 """The phantoms: shapes worked by hand, one head in both contrasts, cohorts as the challenge lays them out."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,6 +369,19 @@ def test_the_same_seed_gives_the_same_voxels_and_another_seed_others(cohort, tmp
     assert other.shape != first.shape or (other != first).mean() > 0.5
 
 
+def test_the_number_of_threads_changes_no_voxel():
+    """Products of matrices in float32 did: one grey level in two cases of three."""
+    digest = (
+        "import hashlib; from pipeline.phantom.cohort import PRESETS, make_case; "
+        "from pipeline.phantom.contrast import HARDNESS, HRT2; "
+        "scan = make_case(108, HRT2, PRESETS['small'], HARDNESS['standard'], seed=1)[0]; "
+        "print(hashlib.sha256(scan.tobytes()).hexdigest())"
+    )
+    environments = [os.environ | {"OMP_NUM_THREADS": threads} for threads in ("1", "2")]
+    one, two = (subprocess.check_output([sys.executable, "-c", digest], env=e, text=True) for e in environments)
+    assert one == two
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -415,7 +431,7 @@ def test_standard_draws_what_it_has_always_drawn():
     assert grid == Grid((149, 89, 29), (0.7, 0.7, 1.26), (-50.37126888287688, -29.05749192831319, -17.317932504014912))
     looks = draw_appearance(np.random.default_rng(4), HRT2, STANDARD, character=0.5).looks
     assert (looks["vs"].level, looks["vein"].level) == pytest.approx((0.537113594825707, 0.45098417267988933))
-    assert STANDARD.version == 1
+    assert STANDARD.version == 2
 
 
 def test_a_camouflaged_tumour_looks_like_the_cerebellum_and_a_dark_one_is_darker():
