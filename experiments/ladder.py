@@ -44,13 +44,14 @@ STATISTICS = Arm(
 class Change:
     """An arm that differs from the best in one thing: the configuration that says so.
 
-    Phases that the configuration leaves as they are are not trained again, but copied from the best of the same seed.
+    Phases that the configuration leaves as they are are not trained again, but copied from the base of the same seed.
 
     Attributes:
         config: TOML, as `train --config` takes it.
         last: key of the phase to end with, which is scored; None for the recipe's last. A phase that the recipe does
-            not list follows the best's phase 1.
+            not list follows the base's phase 1.
         structures: for which it is trained.
+        base: the arm whose phases it shares, and which is trained before it.
         with_cochlea: whether the VS needs the cochlea's finished run beside its own.
     """
 
@@ -58,31 +59,39 @@ class Change:
     config: str = ""
     last: str | None = None
     structures: tuple[Structure, ...] = STRUCTURES
+    base: str = "best"
     with_cochlea: bool = False
 
 
 _PHASE1 = SUPERVISED.key
-# What one arm alone is worth is asked at less than half of the VS's steps of phase 1, to stay affordable.
-_SHORT = "epochs = 40\nvalidate_every = 20"
+_VOXELS = 'input = "volume"'
+_WITHOUT_REVERSAL = "[adaptation]\ngrl_weight_max = 0.0"
 
 
-def _alone(change: str) -> str:
-    """Return the configuration of one arm in phase 1 alone."""
-    return f"[supervised]\n{change}\n[vs.supervised]\n{_SHORT}"
+def _alone(augmentation: str) -> str:
+    """Return the configuration of one augmentation in phase 1 alone, on voxels."""
+    return f'[supervised]\naugmentation = "{augmentation}"\n{_VOXELS}'
 
 
 # First what phase 1 is worth with one arm alone, then what else can follow it, then what is left out of the best.
 CHANGES = (
-    Change("random-contrast", _alone('augmentation = "contrast"'), _PHASE1),
-    Change("convolution", _alone('augmentation = "convolution"'), _PHASE1, (VS,)),
-    Change("label-aware", _alone('augmentation = "mixed"'), _PHASE1, (VS,)),
-    Change("tumour-intensity", _alone('augmentation = "structure"'), _PHASE1, (VS,)),
-    Change("mild", _alone('augmentation = "mild"'), _PHASE1, (COCHLEA,)),
-    Change("mind", _alone('augmentation = "none"\ninput = "mind"'), _PHASE1),
-    Change("adversary", last=ADAPTATION.key),
-    Change("adversary-off", "[adaptation]\ngrl_weight_max = 0.0", ADAPTATION.key),
+    Change("random-contrast", _alone("contrast"), _PHASE1),
+    Change("convolution", _alone("convolution"), _PHASE1, (VS,)),
+    Change("label-aware", _alone("mixed"), _PHASE1, (VS,)),
+    Change("tumour-intensity", _alone("structure"), _PHASE1, (VS,)),
+    Change("mild", _alone("mild"), _PHASE1, (COCHLEA,)),
+    Change("mind", '[supervised]\ninput = "mind"', _PHASE1, (COCHLEA,)),
+    Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
+    Change(
+        "voxels",
+        f'[vs]\naugmentation = "contrast"\n[vs.supervised]\n{_VOXELS}\nepochs = 60\nvalidate_every = 50',
+        structures=(VS,),
+    ),
+    Change("adversary", last=ADAPTATION.key, structures=(VS,), base="voxels"),
+    Change("adversary", last=ADAPTATION.key, structures=(COCHLEA,)),
+    Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (VS,), base="voxels"),
+    Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (COCHLEA,)),
     Change("mean-teacher", last=MEAN_TEACHER.key),
-    Change("short", f"[supervised]\n{_SHORT}", structures=(VS,)),
     Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true'),
     Change("no-agreement", "agreement = 0.0"),
     Change("not-randomised", 'augmentation = "none"'),
@@ -111,7 +120,7 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     config = out / f"{change.name}.toml"
     with written_whole(config) as partial:
         partial.write_text(change.config + "\n", encoding="utf-8")
-    copy_from_best(out, structure, seed, change, config)
+    copy_from_base(out, structure, seed, change, config)
     phases = trained_phases(structure, change)
     for phase in phases:
         train(out, structure, seed, change.name, {"--config": config, "--phase": phase.key})
@@ -120,9 +129,9 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     score_pseudo_labels(out, arm, structure, seed)
 
 
-def copy_from_best(out: Path, structure: Structure, seed: int, change: Change, config: Path) -> None:
-    """Copy what a change shares with the best, before it trains anything itself."""
-    best, mine = (out / "runs" / name / f"seed{seed}" for name in ("best", change.name))
+def copy_from_base(out: Path, structure: Structure, seed: int, change: Change, config: Path) -> None:
+    """Copy what a change shares with the arm that it is based on, before it trains anything itself."""
+    base, mine = (out / "runs" / name / f"seed{seed}" for name in (change.base, change.name))
     copied = [Path(structure.key, phase.key) for phase in shared_phases(structure, change, config)]
     if change.with_cochlea:
         copied.append(Path(COCHLEA.key))
@@ -130,7 +139,7 @@ def copy_from_best(out: Path, structure: Structure, seed: int, change: Change, c
         if not (mine / folder).exists():
             partial = mine / folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(best / folder, partial, ignore=shutil.ignore_patterns(".lock"))
+            shutil.copytree(base / folder, partial, ignore=shutil.ignore_patterns(".lock"))
             partial.rename(mine / folder)
 
 
@@ -188,7 +197,7 @@ def score_pseudo_labels(out: Path, arm: Arm, structure: Structure, seed: int) ->
 @click.option("--change-seeds", type=click.IntRange(min=1), default=1, help="Training seeds of the changes, from 0.")
 @click.option(
     "--only",
-    type=click.Choice([change.name for change in CHANGES]),
+    type=click.Choice([*dict.fromkeys(change.name for change in CHANGES)]),
     multiple=True,
     help="Of the changes, train only this one; can be repeated.  [default: all]",
 )
@@ -200,9 +209,12 @@ def main(out: Path, seeds: int, change_seeds: int, only: tuple[str, ...], jobs: 
     make_data(out / "data")
     in_parallel(jobs, [(run_best, out, s, seed) for seed in range(max(seeds, change_seeds)) for s in STRUCTURES])
     changes = [change for change in CHANGES if not only or change.name in only]
-    in_parallel(
-        jobs, [(run_change, out, s, seed, c) for seed in range(change_seeds) for c in changes for s in c.structures]
-    )
+    bases = {change.base for change in changes}
+    for round_of in ([c for c in CHANGES if c.name in bases], [c for c in changes if c.name not in bases]):
+        in_parallel(
+            jobs,
+            [(run_change, out, s, seed, c) for seed in range(change_seeds) for c in round_of for s in c.structures],
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure
-from pipeline.config import BEST
+from pipeline.config import BEST, MIND_INPUT
 from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SELF_TRAINING, SUPERVISED, Phase
 from pipeline.training.recipes import (
     BOTH,
@@ -43,8 +43,8 @@ _CPU: Mapping[Structure, Recipes] = {
 }
 # Beyond the paper, without target labels: what found the structures on phantoms (docs/results.md has what each step is
 # worth). `best` has the paper's windows and batches, for the challenge's data; `best-cpu` is its reduction.
-#   VS        its contrast turns round between the domains, so the first network must not trust any contrast: random
-#             contrast, and more epochs, because its loss falls slowly.
+#   VS        its contrast turns round between the domains, so the network sees none, but MIND descriptors: which of a
+#             voxel's surroundings are alike. Noise, bias and small turns from the first round on.
 #             Round 1 is labelled by that network with the source's and with the target's statistics: they err
 #             differently (too small, too large), and where they disagree a case is refused.
 #   cochlea   its contrast carries the information, so the first network is the paper's phase 1; with the target's
@@ -54,7 +54,7 @@ _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
 
 def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
-    drawn: dict[str, Any] = {"mirror": True, "augmentation": "contrast", "target_augmentation": "light", **counts}
+    drawn: dict[str, Any] = {"mirror": True, "augmentation": "light", "target_augmentation": "light", **counts}
     drawn["agreement"] = 0.6  # at 0.4, a round took labels of a mean true Dice of 0.08, and the next found no tumour
     return {
         _FIRST: SelfTrainingRecipe(window, batch_size, teacher=BOTH, flipped_view=False, **drawn),
@@ -74,7 +74,7 @@ def _cochlea_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
 _BEST_CPU: Mapping[Structure, Recipes] = {
     VS: {
         SUPERVISED: SupervisedRecipe(
-            64, 4, epochs=60, patches_per_volume=4, mirror=True, augmentation="contrast", validate_every=50
+            64, 4, epochs=40, patches_per_volume=4, mirror=True, input=MIND_INPUT, validate_every=20
         ),
         **_vs_rounds(64, 4, epochs=12, patches_per_volume=2, validate_every=12),
     },
@@ -85,7 +85,7 @@ _BEST_CPU: Mapping[Structure, Recipes] = {
 }
 _BEST: Mapping[Structure, Recipes] = {
     VS: {
-        SUPERVISED: SupervisedRecipe(128, 4, mirror=True, augmentation="contrast", validate_every=20),
+        SUPERVISED: SupervisedRecipe(128, 4, mirror=True, input=MIND_INPUT, validate_every=20),
         **_vs_rounds(128, 4, epochs=20, validate_every=20),
     },
     COCHLEA: {

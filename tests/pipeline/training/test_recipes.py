@@ -64,7 +64,8 @@ def test_the_best_ones_go_from_phase_1_through_rounds_of_self_training(name: str
         windows = {(recipe.window, recipe.batch_size) for phase, recipe in recipes.items() if phase in rounds}
         assert windows == {(recipes[SUPERVISED].window, recipes[SUPERVISED].batch_size)}
     # The tumour's contrast turns round between the domains, and the cochlea's carries the information.
-    assert {recipe.augmentation for recipe in vs.values()} == {"contrast"}
+    assert [vs[SUPERVISED].input, cochlea[SUPERVISED].input] == ["mind", "volume"]
+    assert [recipe.augmentation for recipe in vs.values()] == ["none", "light", "light", "light"]
     assert [recipe.augmentation for recipe in cochlea.values()] == ["none", "mild", "mild"]
     assert [vs[phase].teacher for phase in (first, second, third)] == [BOTH, NETWORK, NETWORK]
     assert [cochlea[phase].teacher for phase in (first, second)] == [STATISTICS, NETWORK]
