@@ -132,13 +132,14 @@ def write_json(path: Path, name: str, figures: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def paper_sized_weights(folder: Path, windows: Mapping[Structure, int]) -> Path:
-    """Copy the default weights with cards that name other windows, such as the paper's, and return the folder."""
+def paper_sized_weights(folder: Path, windows: Mapping[Structure, int], named: str = "paper") -> Path:
+    """Copy a shipped set with cards that name other windows, such as the paper's, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    shipped = weights_folder(named)
     for structure, window in windows.items():
-        card = json.loads((weights_folder() / f"{structure.key}.json").read_text(encoding="utf-8"))
+        card = json.loads((shipped / f"{structure.key}.json").read_text(encoding="utf-8"))
         (folder / f"{structure.key}.json").write_text(json.dumps({**card, "window": window}), encoding="utf-8")
-        shutil.copy(weights_folder() / f"{structure.key}.safetensors", folder)
+        shutil.copy(shipped / f"{structure.key}.safetensors", folder)
     return folder
 
 

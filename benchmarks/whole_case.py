@@ -2,11 +2,11 @@
 
     python benchmarks/whole_case.py                                     a case, and the plots of how cost grows
     python benchmarks/whole_case.py --part overlap-0.5 --part cohort    a case at 50 % overlap, and a cohort of 8
+    python benchmarks/whole_case.py --set best --part overlap-0.25      a case with another shipped set
     python benchmarks/whole_case.py --quick                             small scans, to see that it runs
 
-The scans are phantoms at 0.469 x 0.469 x 1.5 mm, the networks the default weights' with the paper's windows, compiled
-once into `--work`. Seconds are without imports. Every run is a process of its own; `benchmarks/monai_way.py` is the
-peer.
+The scans are phantoms at 0.469 x 0.469 x 1.5 mm, the networks a shipped set's with the paper's windows, compiled once
+into `--work`. Seconds are without imports. Every run is a process of its own; `benchmarks/monai_way.py` is the peer.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from side_by_side import (
 
 from challenge.contract import COCHLEA, STRUCTURES, VS
 from pipeline.config import PAPER
+from pipeline.model.shipped import shipped_sets
 from pipeline.runtime.cores import available_cores
 
 COHORT = 8
@@ -130,6 +131,7 @@ def draw(found: dict[str, dict[str, dict[str, Run]]], folder: Path) -> None:
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.option("--pairs", type=click.IntRange(min=1), default=5)
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS[:2], help="What to measure.")
+@click.option("--set", "named", type=click.Choice(sorted(shipped_sets())), default="paper", help="Whose networks.")
 @click.option("--quick", is_flag=True, help="Small scans and windows, one run of each.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), help="Scans and compiled networks.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=Path(".bench/figures.json"))
@@ -139,6 +141,7 @@ def draw(found: dict[str, dict[str, dict[str, Run]]], folder: Path) -> None:
 def main(
     pairs: int,
     parts: Sequence[str],
+    named: str,
     quick: bool,
     work: Path,
     json_file: Path,
@@ -155,10 +158,10 @@ def main(
     windows = {VS: 32, COCHLEA: 32} if quick else {s: PAPER.plans[s].window for s in STRUCTURES}
     slices, in_plane = (12, 96) if quick else (80, 448)
     pairs = 1 if quick else pairs
-    weights = paper_sized_weights(work / "weights", windows)
+    weights = paper_sized_weights(work / "weights", windows, named)
     # A quick run leaves one network uncompiled, because that takes longer than all the rest.
     compile_once(weights, (work / "compiled").absolute(), [VS] if quick else STRUCTURES)
-    case = {"windows": {s.key: w for s, w in windows.items()}, "scan": [in_plane, in_plane, slices]}
+    case = {"set": named, "windows": {s.key: w for s, w in windows.items()}, "scan": [in_plane, in_plane, slices]}
     one = scans_folder(work, slices, in_plane)
     for part in parts:
         figures: dict[str, Any]
