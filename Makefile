@@ -64,9 +64,10 @@ lint: $(VENV)/dev.stamp docs
 docs: $(VENV)/dev.stamp
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
-# A process for each core, up to four. The tests of a module stay together: they share what is slow to make.
+# A process for each core, up to four. The tests of a module stay together: they share what is slow to make. The order is
+# that of tests/conftest.py.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 # Each round draws twenty times as many examples as `make test`, and new ones.
 MINUTES ?= 30
