@@ -103,11 +103,14 @@ def compared(out: Path, structure: Structure) -> dict[str, Any]:
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What arms.py was given.")
 @click.option("--set", "named", type=click.Choice(["paper", "best"]), default="paper", help="Which set.")
+@click.option(
+    "--structure", "key", type=click.Choice([s.key for s in STRUCTURES]), help="Only this one.  [default: both]"
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Where to export to.  [default: weights/SET]")
-def main(out: Path, named: str, weights: Path | None) -> None:
+def main(out: Path, named: str, key: str | None, weights: Path | None) -> None:
     """Export each structure's chosen network, its card with the scores of every arm."""
     weights = weights or Path("weights") / named
-    for structure in STRUCTURES:
+    for structure in (s for s in STRUCTURES if key in (None, s.key)):
         arm, seed = choose(out, structure) if named == "paper" else choose_without_labels(out, structure)
         scores = {
             "target": {cohort: summary(out, arm.name, structure, cohort, seed) for cohort in ("tuning", "held_out")},
