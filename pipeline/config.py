@@ -18,8 +18,9 @@ LARGEST_WINDOW = 256
 BEST, LAST = "best", "last"
 # Where the adversary can take its features: the encoder's output, or its first stage's.
 FEATURE_LAYERS = ENCODER_LAYER, EARLY_LAYER = "encoder", "early"
-# What a network sees of a patch: its voxels, MIND-SSC descriptors of them (`pipeline.model.mind`), or both.
-INPUTS = VOLUME_INPUT, MIND_INPUT, BOTH_INPUTS = "volume", "mind", "both"
+# What a network sees of a patch: its voxels, MIND-SSC descriptors of them (`pipeline.model.mind`) that reach 2 voxels
+# or, the fine ones, 1 voxel far, or voxels and those that reach 2.
+INPUTS = VOLUME_INPUT, MIND_INPUT, FINE_MIND_INPUT, BOTH_INPUTS = "volume", "mind", "mind-fine", "both"
 # What to keep of a predicted mask: every component, the largest, or the largest and another one far from it.
 COMPONENTS = EVERY, LARGEST, ONE_A_SIDE = "every", "largest", "one-a-side"
 

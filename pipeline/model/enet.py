@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.config import BOTH_INPUTS, INPUTS, MIND_INPUT, SIDE_MULTIPLE, VOLUME_INPUT
+from pipeline.config import BOTH_INPUTS, FINE_MIND_INPUT, INPUTS, SIDE_MULTIPLE, VOLUME_INPUT
 from pipeline.model.convolutions import DilatedConv3d, FirstAxisConv3d, PointwiseConv3d
 from pipeline.model.layout import apart, in_layout_of
 from pipeline.model.mind import CHANNELS as MIND_CHANNELS
@@ -172,9 +172,8 @@ class Encoder(nn.Module):
         # Only the scan is pooled: twelve pooled descriptors would leave the convolution 4 of 16 feature maps.
         seen, pooled = {
             VOLUME_INPUT: (in_channels, in_channels),
-            MIND_INPUT: (MIND_CHANNELS, 0),
             BOTH_INPUTS: (1 + MIND_CHANNELS, 1),
-        }[input]
+        }.get(input, (MIND_CHANNELS, 0))
         self.initial = Initial(seen, first, pooled)
         self.downsample1_0 = Downsampling(first, second, dropout=early)
         self.regular1_1 = Bottleneck(second, dropout=early)
@@ -325,7 +324,7 @@ def represented(patches: torch.Tensor, input: str) -> torch.Tensor:
     if input == VOLUME_INPUT:
         return patches
     with torch.autocast(patches.device.type, enabled=False):
-        described = mind_ssc(patches.float())
+        described = mind_ssc(patches.float(), dilation=1 if input == FINE_MIND_INPUT else 2)
         return torch.cat([patches.float(), described], dim=1) if input == BOTH_INPUTS else described
 
 

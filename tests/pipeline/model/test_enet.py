@@ -223,8 +223,10 @@ def test_the_encoder_alone_is_a_module_of_its_own() -> None:
     assert Encoder(1, NARROW)(torch.zeros(2, 1, 16, 16, 16)).features.shape == (2, 16, 2, 2, 2)
 
 
-@pytest.mark.parametrize(("input", "seen", "pooled"), [("mind", 12, 0), ("both", 13, 1)])
-def test_descriptors_beside_or_instead_of_the_voxels(input: str, seen: int, pooled: int) -> None:
+@pytest.mark.parametrize(
+    ("input", "seen", "pooled", "dilation"), [("mind", 12, 0, 2), ("mind-fine", 12, 0, 1), ("both", 13, 1, 2)]
+)
+def test_descriptors_beside_or_instead_of_the_voxels(input: str, seen: int, pooled: int, dilation: int) -> None:
     torch.manual_seed(0)
     network = ENet3d(channels=NARROW, input=input).eval()
     x = torch.randn(2, 1, 16, 24, 16)
@@ -232,19 +234,19 @@ def test_descriptors_beside_or_instead_of_the_voxels(input: str, seen: int, pool
     network.encoder.initial.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     assert network(x).shape == (2, 2, 16, 24, 16)
     assert shown[0].shape == (2, seen, 16, 24, 16)
-    assert torch.equal(shown[0][:, -12:], mind_ssc(x))
+    assert torch.equal(shown[0][:, -12:], mind_ssc(x, dilation=dilation))
     assert torch.equal(shown[0][:, :-12], x[:, :pooled])  # the voxels come first, and are pooled beside the convolution
     assert network.encoder.initial.conv.weight.shape == (NARROW[0] - pooled, seen, 3, 3, 3)
     # Descriptors alone do not see a linear map of the contrast.
     unchanged = torch.allclose(network(x), network(3 - 2 * x), atol=1e-3)
-    assert unchanged is (input == "mind")
+    assert unchanged is (input != "both")
 
 
 def test_the_paper_s_input_is_not_named_and_others_are() -> None:
     assert ENet3d(channels=NARROW).config() == {"in_channels": 1, "classes": 2, "channels": list(NARROW)}
     assert ENet3d(channels=NARROW, input="both").config()["input"] == "both"
     assert ENet3d(**ENet3d(channels=NARROW, input="mind").config()).input == "mind"
-    with pytest.raises(ValueError, match="input: expected volume, or for patches of 1 channel mind or both, got vox"):
+    with pytest.raises(ValueError, match="input: expected volume, or for patches of 1 channel mind or mind-fine or both, got vox"):
         ENet3d(channels=NARROW, input="voxels")
     with pytest.raises(ValueError, match="got mind for 2"):
         ENet3d(in_channels=2, channels=NARROW, input="mind")

@@ -41,7 +41,7 @@ def phantom_windows():
     return window
 
 
-@pytest.mark.parametrize("seen", ["volume", "mind", "both"])
+@pytest.mark.parametrize("seen", ["volume", "mind", "mind-fine", "both"])
 @torch.inference_mode()
 def test_every_layer_is_rewritten_without_changing_the_logits(seen):
     network = random_network(seen=seen)

@@ -129,7 +129,7 @@ def test_shipped_weights_fit_their_cards_and_say_what_they_are(structure, name):
         assert card[key], f"the shipped card lacks {key}"
 
 
-@pytest.mark.parametrize("name", ["mind", "both"])
+@pytest.mark.parametrize("name", ["mind", "mind-fine", "both"])
 def test_the_card_says_what_the_network_sees(tmp_path, name):
     torch.manual_seed(3)
     network = ENet3d(channels=(4, 8, 16), input=name).eval()
