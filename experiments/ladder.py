@@ -66,6 +66,7 @@ class Change:
 _PHASE1 = SUPERVISED.key
 _VOXELS = 'input = "volume"'
 _WITHOUT_REVERSAL = "[adaptation]\ngrl_weight_max = 0.0"
+_AS_IN_THE_ROUNDS = '[vs.adaptation]\naugmentation = "light"\n'
 
 
 def _alone(augmentation: str) -> str:
@@ -80,7 +81,8 @@ CHANGES = (
     Change("label-aware", _alone("mixed"), _PHASE1, (VS,)),
     Change("tumour-intensity", _alone("structure"), _PHASE1, (VS,)),
     Change("mild", _alone("mild"), _PHASE1, (COCHLEA,)),
-    Change("mind", '[supervised]\ninput = "mind"', _PHASE1, (COCHLEA,)),
+    Change("mind", '[supervised]\ninput = "mind"', _PHASE1),
+    Change("mind-fine", '[supervised]\ninput = "mind-fine"', _PHASE1, (COCHLEA,)),
     Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
     Change(
         "voxels",
@@ -91,6 +93,8 @@ CHANGES = (
     Change("adversary", last=ADAPTATION.key, structures=(COCHLEA,)),
     Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (VS,), base="voxels"),
     Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (COCHLEA,)),
+    Change("adversary-mind", _AS_IN_THE_ROUNDS, ADAPTATION.key, (VS,)),
+    Change("adversary-mind-off", f"{_AS_IN_THE_ROUNDS}grl_weight_max = 0.0", ADAPTATION.key, (VS,)),
     Change("mean-teacher", last=MEAN_TEACHER.key),
     Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true'),
     Change("no-agreement", "agreement = 0.0"),
@@ -99,12 +103,12 @@ CHANGES = (
 )
 
 
-def rungs(structure: Structure, name: str = "best") -> Iterator[Arm]:
+def rungs(structure: Structure) -> Iterator[Arm]:
     """Yield an arm for every phase of the best recipe, the last of which is the best itself."""
     *phases, last = RECIPES[RECIPE][structure]
     for phase in phases:
-        yield Arm(f"{name}:{phase.key}", f"{name}/seed{{seed}}", phase.key, anatomy=True, may_ship=True)
-    yield Arm(name, f"{name}/seed{{seed}}", last.key, anatomy=True, may_ship=True)
+        yield Arm(f"best:{phase.key}", "best/seed{seed}", phase.key, anatomy=True, may_ship=True)
+    yield Arm("best", "best/seed{seed}", last.key, anatomy=True, may_ship=True)
 
 
 def run_best(out: Path, structure: Structure, seed: int) -> None:
@@ -116,7 +120,10 @@ def run_best(out: Path, structure: Structure, seed: int) -> None:
 
 
 def run_change(out: Path, structure: Structure, seed: int, change: Change) -> None:
-    """Train the best recipe with one thing changed, up to the change's last phase; score that phase."""
+    """Train the best recipe with one thing changed, up to the change's last phase; score that phase.
+
+    Of a change that shares no phase with its base, the earlier phases are scored as well.
+    """
     config = out / f"{change.name}.toml"
     with written_whole(config) as partial:
         partial.write_text(change.config + "\n", encoding="utf-8")
@@ -124,9 +131,12 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     phases = trained_phases(structure, change)
     for phase in phases:
         train(out, structure, seed, change.name, {"--config": config, "--phase": phase.key})
-    arm = Arm(change.name, f"{change.name}/seed{{seed}}", phases[-1].key, anatomy=True)
-    score_arm(out, arm, structure, seed)
-    score_pseudo_labels(out, arm, structure, seed)
+    shared = shared_phases(structure, change, config)
+    for phase in phases[-1:] if shared else phases:
+        name = change.name if phase is phases[-1] else f"{change.name}:{phase.key}"
+        arm = Arm(name, f"{change.name}/seed{{seed}}", phase.key, anatomy=True)
+        score_arm(out, arm, structure, seed)
+        score_pseudo_labels(out, arm, structure, seed)
 
 
 def copy_from_base(out: Path, structure: Structure, seed: int, change: Change, config: Path) -> None:
