@@ -34,9 +34,12 @@ from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SUPERVISE
 from pipeline.training.report import PSEUDO_LABELS_FILE, PSEUDO_LABELS_FOLDER, read_pseudo_label
 
 RECIPE = "best-cpu"
-# The best's phase 1 with the target's batch statistics, without any self-training.
+# The best's phase 1 with the target's batch statistics, without any self-training; for the VS, the best without them.
 STATISTICS = Arm(
     "best:supervised+statistics", "best/seed{seed}", "supervised", target_statistics=True, may_ship=True, anatomy=True
+)
+NO_STATISTICS = Arm(
+    "best-statistics", "best/seed{seed}", "self_training_1", target_statistics=False, may_ship=True, anatomy=True
 )
 
 
@@ -114,7 +117,7 @@ def rungs(structure: Structure) -> Iterator[Arm]:
 def run_best(out: Path, structure: Structure, seed: int) -> None:
     """Train the best recipe, and score every rung."""
     train(out, structure, seed, "best", {})
-    for arm in (*rungs(structure), STATISTICS):
+    for arm in (*rungs(structure), STATISTICS, *([NO_STATISTICS] if structure == VS else [])):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 
