@@ -136,8 +136,8 @@ def reported_errors(runs: Path) -> Iterator[None]:
 @click.option(
     "--target-statistics/--no-target-statistics",
     default=None,
-    help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.  [default: as the "
-    "phase's recipe says]",
+    help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.  "
+    "[default: as the phase's recipe says]",
 )
 @click.option(
     "--anatomy/--no-anatomy",
