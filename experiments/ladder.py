@@ -15,7 +15,7 @@ resumes where it was stopped.
 import csv
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,6 @@ from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SUPERVISE
 from pipeline.training.report import PSEUDO_LABELS_FILE, PSEUDO_LABELS_FOLDER, read_pseudo_label
 
 RECIPE = "best-cpu"
-# The best's phase 1 with the target's batch statistics, without any self-training; for the VS, the best without them.
-STATISTICS = Arm(
-    "best:supervised+statistics", "best/seed{seed}", "supervised", target_statistics=True, may_ship=True, anatomy=True
-)
-NO_STATISTICS = Arm(
-    "best-statistics", "best/seed{seed}", "self_training_1", target_statistics=False, may_ship=True, anatomy=True
-)
 
 
 @dataclass(frozen=True)
@@ -114,10 +107,17 @@ def rungs(structure: Structure) -> Iterator[Arm]:
     yield Arm("best", "best/seed{seed}", last.key, anatomy=True, may_ship=True)
 
 
+def with_statistics(structure: Structure) -> Iterator[Arm]:
+    """Yield arms of the best's phase 1, without any self-training, and of the best, with the target's statistics."""
+    first, *_, last = rungs(structure)
+    for arm in (first, last):
+        yield replace(arm, name=f"{arm.name}+statistics", target_statistics=True)
+
+
 def run_best(out: Path, structure: Structure, seed: int) -> None:
     """Train the best recipe, and score every rung."""
     train(out, structure, seed, "best", {})
-    for arm in (*rungs(structure), STATISTICS, *([NO_STATISTICS] if structure == VS else [])):
+    for arm in (*rungs(structure), *with_statistics(structure)):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 

@@ -48,8 +48,6 @@ _CPU: Mapping[Structure, Recipes] = {
 #             The round is labelled by that network with the source's and with the target's statistics: they err
 #             differently (too small, too large), and where they disagree a case is refused. Noise, bias, small turns.
 #             One round: two more added nothing. Small tumours are found too small, so the least volume is low.
-#             Batch norm's statistics come from windows all over the target's scans in the end, as they are predicted;
-#             half of the training patches are centred on a tumour.
 #   cochlea   its contrast carries the information, so the first network is the paper's phase 1; with the target's
 #             statistics it finds the cochlea, and labels round 1. Mild, monotone contrast from there.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
@@ -59,7 +57,7 @@ _FIRST, _SECOND, _ = SELF_TRAINING
 def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
     drawn: dict[str, Any] = {"mirror": True, "augmentation": "light", "target_augmentation": "light", **counts}
     drawn["agreement"] = 0.6  # at 0.4, a round took labels of a mean true Dice of 0.08, and the next found no tumour
-    drawn |= {"smallest_volume": 0.2, "exported_statistics": True}
+    drawn["smallest_volume"] = 0.2
     return {
         _FIRST: SelfTrainingRecipe(window, batch_size, teacher=BOTH, flipped_view=False, **drawn),
         _SECOND: SelfTrainingRecipe(window, batch_size, starts_from=_FIRST.key, **drawn),
