@@ -89,4 +89,4 @@ def test_the_recipe_best_takes_a_step_of_every_phase(
         card = load_segmenter(tmp_path / "weights", structure, CPU).card
         assert card["window"] == window
         assert len(card["departures_from_paper"]) == len(phases) + 1  # and the post-processing
-    assert len(RECIPES["best"][VS]) == 4
+    assert len(RECIPES["best"][VS]) == 2
