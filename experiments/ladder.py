@@ -14,7 +14,7 @@ resumes where it was stopped.
 
 import csv
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -101,10 +101,15 @@ CHANGES = (
 
 def rungs(structure: Structure) -> Iterator[Arm]:
     """Yield an arm for every phase of the best recipe, the last of which is the best itself."""
-    *phases, last = RECIPES[RECIPE][structure]
-    for phase in phases:
-        yield Arm(f"best:{phase.key}", "best/seed{seed}", phase.key, anatomy=True, may_ship=True)
-    yield Arm("best", "best/seed{seed}", last.key, anatomy=True, may_ship=True)
+    yield from arms_of("best", RECIPES[RECIPE][structure], may_ship=True)
+
+
+def arms_of(name: str, phases: Iterable[Phase], *, may_ship: bool = False) -> Iterator[Arm]:
+    """Yield an arm for each phase of the runs of this name; the last one has the name alone."""
+    *earlier, last = phases
+    for phase in earlier:
+        yield Arm(f"{name}:{phase.key}", f"{name}/seed{{seed}}", phase.key, anatomy=True, may_ship=may_ship)
+    yield Arm(name, f"{name}/seed{{seed}}", last.key, anatomy=True, may_ship=may_ship)
 
 
 def with_statistics(structure: Structure) -> Iterator[Arm]:
@@ -130,22 +135,19 @@ def run_change(out: Path, structure: Structure, seed: int, change: Change) -> No
     config = out / f"{change.name}.toml"
     with written_whole(config) as partial:
         partial.write_text(change.config + "\n", encoding="utf-8")
-    copy_from_base(out, structure, seed, change, config)
-    phases = trained_phases(structure, change)
+    shared, phases = shared_phases(structure, change, config), trained_phases(structure, change)
+    copy_from_base(out, structure, seed, change, shared)
     for phase in phases:
         train(out, structure, seed, change.name, {"--config": config, "--phase": phase.key})
-    shared = shared_phases(structure, change, config)
-    for phase in phases[-1:] if shared else phases:
-        name = change.name if phase is phases[-1] else f"{change.name}:{phase.key}"
-        arm = Arm(name, f"{change.name}/seed{{seed}}", phase.key, anatomy=True)
+    for arm in arms_of(change.name, phases[-1:] if shared else phases):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 
 
-def copy_from_base(out: Path, structure: Structure, seed: int, change: Change, config: Path) -> None:
+def copy_from_base(out: Path, structure: Structure, seed: int, change: Change, shared: Iterable[Phase]) -> None:
     """Copy what a change shares with the arm that it is based on, before it trains anything itself."""
     base, mine = (out / "runs" / name / f"seed{seed}" for name in (change.base, change.name))
-    copied = [Path(structure.key, phase.key) for phase in shared_phases(structure, change, config)]
+    copied = [Path(structure.key, phase.key) for phase in shared]
     if change.with_cochlea:
         copied.append(Path(COCHLEA.key))
     for folder in copied:

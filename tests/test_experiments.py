@@ -153,11 +153,12 @@ def test_phases_that_do_not_change_are_copied_from_the_base(tmp_path: Path, name
     change = next(change for change in CHANGES if change.name == name and structure in change.structures)
     config = tmp_path / "change.toml"
     config.write_text(change.config)
-    assert [phase.key for phase in shared_phases(structure, change, config)] == shared
+    phases = shared_phases(structure, change, config)
+    assert [phase.key for phase in phases] == shared
     for phase in RECIPES[RECIPE][structure]:
         folder = tmp_path / "runs" / change.base / "seed0" / structure.key / phase.key
         folder.mkdir(parents=True)
         (folder / "checkpoint.pt").write_text(phase.key)
-    copy_from_base(tmp_path, structure, 0, change, config)
+    copy_from_base(tmp_path, structure, 0, change, phases)
     copied = (tmp_path / "runs" / name).rglob("checkpoint.pt")
     assert [path.read_text() for path in copied] == shared

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.config import BOTH_INPUTS, FINE_MIND_INPUT, INPUTS, SIDE_MULTIPLE, VOLUME_INPUT
+from pipeline.config import BOTH_INPUTS, FINE_MIND_INPUT, INPUTS, MIND_INPUT, SIDE_MULTIPLE, VOLUME_INPUT
 from pipeline.model.convolutions import DilatedConv3d, FirstAxisConv3d, PointwiseConv3d
 from pipeline.model.layout import apart, in_layout_of
 from pipeline.model.mind import CHANNELS as MIND_CHANNELS
@@ -21,6 +21,8 @@ from pipeline.model.prelu import PReLU
 # ENet, Sections 3 and 4: spatial dropout with p = 0.01 before bottleneck 2.0, and 0.1 afterwards
 _EARLY_DROPOUT = 0.01
 _LATE_DROPOUT = 0.1
+# How many voxels the descriptors of an input reach.
+_DILATIONS = {MIND_INPUT: 2, FINE_MIND_INPUT: 1, BOTH_INPUTS: 2}
 
 
 class EncoderOutput(NamedTuple):
@@ -172,8 +174,10 @@ class Encoder(nn.Module):
         # Only the scan is pooled: twelve pooled descriptors would leave the convolution 4 of 16 feature maps.
         seen, pooled = {
             VOLUME_INPUT: (in_channels, in_channels),
+            MIND_INPUT: (MIND_CHANNELS, 0),
+            FINE_MIND_INPUT: (MIND_CHANNELS, 0),
             BOTH_INPUTS: (1 + MIND_CHANNELS, 1),
-        }.get(input, (MIND_CHANNELS, 0))
+        }[input]
         self.initial = Initial(seen, first, pooled)
         self.downsample1_0 = Downsampling(first, second, dropout=early)
         self.regular1_1 = Bottleneck(second, dropout=early)
@@ -324,7 +328,7 @@ def represented(patches: torch.Tensor, input: str) -> torch.Tensor:
     if input == VOLUME_INPUT:
         return patches
     with torch.autocast(patches.device.type, enabled=False):
-        described = mind_ssc(patches.float(), dilation=1 if input == FINE_MIND_INPUT else 2)
+        described = mind_ssc(patches.float(), dilation=_DILATIONS[input])
         return torch.cat([patches.float(), described], dim=1) if input == BOTH_INPUTS else described
 
 

@@ -51,7 +51,7 @@ _CPU: Mapping[Structure, Recipes] = {
 #   cochlea   its contrast carries the information, so the first network is the paper's phase 1; with the target's
 #             statistics it finds the cochlea, and labels round 1. Mild, monotone contrast from there.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
-_FIRST, _SECOND, _ = SELF_TRAINING
+_FIRST, _SECOND, _THIRD = SELF_TRAINING
 
 
 def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
@@ -61,6 +61,7 @@ def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
     return {
         _FIRST: SelfTrainingRecipe(window, batch_size, teacher=BOTH, flipped_view=False, **drawn),
         _SECOND: SelfTrainingRecipe(window, batch_size, starts_from=_FIRST.key, **drawn),
+        _THIRD: SelfTrainingRecipe(window, batch_size, starts_from=_SECOND.key, **drawn),
     }
 
 
@@ -104,7 +105,7 @@ RECIPES: dict[str, Mapping[Structure, Recipes]] = {
     "best-cpu": _BEST_CPU,
 }
 # Arms beside those recipes, trained only by name (`--phase`): from the recipe's phase 1, the adversary of the paper's
-# phase 2 on randomised source patches, and a mean teacher with about as many steps as two rounds; a second round for
+# phase 2 on randomised source patches, and a mean teacher with about as many steps as two rounds; further rounds for
 # the VS.
 _VIEWS: dict[str, Any] = {"mirror": True, "augmentation": "contrast", "target_augmentation": "contrast"}
 _STATISTICS: dict[str, Any] = {"mirror": True, "augmentation": "mild", "start_epoch": BEST, "target_statistics": True}
@@ -113,6 +114,7 @@ BY_NAME: dict[str, Mapping[Structure, Recipes]] = {
         VS: {
             ADAPTATION: AdaptationRecipe(128, 4, mirror=True, augmentation="contrast", validate_every=20),
             _SECOND: _VS_ROUNDS[_SECOND],
+            _THIRD: _VS_ROUNDS[_THIRD],
             MEAN_TEACHER: MeanTeacherRecipe(128, 4, epochs=40, validate_every=20, **_VIEWS),
         },
         COCHLEA: {
@@ -124,6 +126,7 @@ BY_NAME: dict[str, Mapping[Structure, Recipes]] = {
         VS: {
             ADAPTATION: replace(_CPU[VS][ADAPTATION], augmentation="contrast"),
             _SECOND: _VS_ROUNDS_CPU[_SECOND],
+            _THIRD: _VS_ROUNDS_CPU[_THIRD],
             MEAN_TEACHER: MeanTeacherRecipe(64, 4, epochs=24, patches_per_volume=2, validate_every=12, **_VIEWS),
         },
         COCHLEA: {

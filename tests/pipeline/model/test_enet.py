@@ -247,7 +247,7 @@ def test_the_paper_s_input_is_not_named_and_others_are() -> None:
     assert ENet3d(channels=NARROW, input="both").config()["input"] == "both"
     assert ENet3d(**ENet3d(channels=NARROW, input="mind").config()).input == "mind"
     with pytest.raises(
-        ValueError, match="expected volume, or for patches of 1 channel mind or mind-fine or both, got vox"
+        ValueError, match="input: expected volume, or for patches of 1 channel mind or mind-fine or both, got vox"
     ):
         ENet3d(channels=NARROW, input="voxels")
     with pytest.raises(ValueError, match="got mind for 2"):

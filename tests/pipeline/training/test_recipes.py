@@ -74,11 +74,12 @@ def test_the_best_ones_go_from_phase_1_through_rounds_of_self_training(name: str
 
 
 @pytest.mark.parametrize("name", ["best", "best-cpu"])
-def test_a_second_round_for_the_tumour_is_trained_by_name(name: str) -> None:
-    first, second, _ = SELF_TRAINING
-    round_1, round_2 = chosen_recipes(name, VS, phases=[first, second]).values()
+def test_further_rounds_for_the_tumour_are_trained_by_name(name: str) -> None:
+    first, second, third = SELF_TRAINING
+    round_1, round_2, round_3 = chosen_recipes(name, VS, phases=SELF_TRAINING).values()
     assert round_2 == replace(round_1, teacher=NETWORK, flipped_view=True, starts_from=first.key)
-    assert second.start_epoch(round_2) == "last"
+    assert round_3 == replace(round_2, starts_from=second.key)
+    assert {second.start_epoch(round_2), third.start_epoch(round_3)} == {"last"}
 
 
 def test_the_best_one_has_the_paper_s_windows_and_batches_and_the_cpu_s_smaller_ones() -> None:
