@@ -25,7 +25,8 @@ REAL_SCAN = ROOT.parent / "shared" / "mri" / "crossmoda_901_hrT2.nii.gz"
 IMAGE = "crossmoda-grl:test"
 
 # docker run --rm --network none --read-only --tmpfs /tmp --user 12345:12345 --cap-drop ALL
-#   --security-opt no-new-privileges --shm-size 64m --memory 6g --pids-limit 256 -v IN:/input:ro -v OUT:/output
+#   --security-opt no-new-privileges --shm-size 64m --memory 6g --pids-limit 256 --cpus 1 -v IN:/input:ro -v OUT:/output
+# One core, because other tests keep the others busy: threads that wait for each other would take four times as long.
 LOCKED_DOWN = {
     "network_mode": "none",
     "read_only": True,
@@ -36,6 +37,7 @@ LOCKED_DOWN = {
     "shm_size": "64m",
     "mem_limit": "6g",
     "pids_limit": 256,
+    "nano_cpus": 10**9,
 }
 
 TINY = """
@@ -252,7 +254,7 @@ def test_evaluate_run(image, phantoms, tmp_path):
     """The organisers' side runs the participant's image, and scores it."""
     folders = ["--input", str(phantoms / "target_validation"), "--output", str(tmp_path / "out")]
     folders += ["--reference", str(phantoms / "target_validation_reference")]
-    limits = ["--memory", "6g", "--per-case"]
+    limits = ["--memory", "6g", "--cpus", "1", "--per-case"]
     result = CliRunner().invoke(main, ["evaluate", "run", image, *folders, *limits])
     assert result.exit_code == 0, result.output
     assert "2 containers" in result.stdout
@@ -276,7 +278,7 @@ class TestCompose:
             folders[name].chmod(0o777)
         environment = {name: str(path) for name, path in folders.items()}
         environment |= {"IMAGE": image, "RUN_AS": f"{os.getuid()}:{os.getgid()}"}
-        self.compose("run", "--rm", "predict", **environment)
+        self.compose("run", "--rm", "-e", "OMP_NUM_THREADS=1", "predict", **environment)
         assert len(list(folders["OUTPUT"].glob("*_Label.nii.gz"))) == 2
         done = self.compose("run", "--rm", "evaluate", **environment)
         assert "VS Dice" in done.stdout

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from challenge.contract import COCHLEA, VS
 from crossmoda_grl.__main__ import main
-from pipeline.model.enet import ENet3d
+from pipeline.config import FINE_MIND_INPUT
 from pipeline.model.onnx_export import CARD_KEY, ExportError, export_onnx
 from pipeline.model.shipped import weights_folder
-from pipeline.model.weights import load_segmenter, save_weights
+from pipeline.model.weights import load_segmenter
 from tests.segmenters import CPU, WINDOW, write_narrow_weights
 
 ROOT = Path(__file__).parents[3]
@@ -37,16 +37,9 @@ def assert_same_logits(path, segmenter):
         assert beyond.mean() < 1e-3
 
 
-def test_a_shipped_network_gives_the_same_logits(tmp_path):
+def test_a_shipped_network_that_sees_descriptors_gives_the_same_logits(tmp_path):
     segmenter = replace(load_segmenter(weights_folder("best"), VS, CPU), window=32)
-    assert_same_logits(export_onnx(segmenter, tmp_path), segmenter)
-
-
-def test_a_network_that_sees_descriptors_gives_the_same_logits(tmp_path):
-    torch.manual_seed(0)
-    network = ENet3d(channels=(4, 8, 16), input="mind").eval()
-    save_weights(tmp_path, COCHLEA, network, {"spacing_mm": 0.5, "data": "none"}, window=WINDOW)
-    segmenter = load_segmenter(tmp_path, COCHLEA, CPU)
+    assert segmenter.network.input == FINE_MIND_INPUT
     assert_same_logits(export_onnx(segmenter, tmp_path), segmenter)
 
 
@@ -62,6 +55,7 @@ def test_the_command_and_the_example_of_the_page(tmp_path, monkeypatch, capsys):
     result = CliRunner().invoke(main, ["export", "weights", "--onnx", "--out", "onnx"])
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == ["onnx/vs.onnx", "onnx/cochlea.onnx"]
+    assert_same_logits("onnx/cochlea.onnx", load_segmenter(Path("weights"), COCHLEA, CPU))
     session = onnxruntime.InferenceSession("onnx/vs.onnx", providers=["CPUExecutionProvider"])
     card = json.loads(session.get_modelmeta().custom_metadata_map[CARD_KEY])
     assert card == json.loads((tmp_path / "weights" / "vs.json").read_text())
