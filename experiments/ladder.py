@@ -30,7 +30,7 @@ from experiments.arms import Arm, command, in_parallel, make_data, options, scor
 from pipeline.data.cache import structure_mask
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.training.named_recipes import RECIPES, chosen_recipes
-from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SUPERVISED, Phase
+from pipeline.training.phases import ADAPTATION, MEAN_TEACHER, PHASES, SELF_TRAINING, SUPERVISED, Phase
 from pipeline.training.report import PSEUDO_LABELS_FILE, PSEUDO_LABELS_FOLDER, read_pseudo_label
 
 RECIPE = "best-cpu"
@@ -79,6 +79,12 @@ CHANGES = (
     Change("mild", _alone("mild"), _PHASE1, (COCHLEA,)),
     Change("mind", '[supervised]\ninput = "mind"', _PHASE1),
     Change("mind-fine", '[supervised]\ninput = "mind-fine"', _PHASE1, (COCHLEA,)),
+    Change(
+        "mind-fine-round",
+        '[supervised]\ninput = "mind-fine"\n[self_training_1]\nteacher = "both"\nflipped_view = false',
+        SELF_TRAINING[0].key,
+        (COCHLEA,),
+    ),
     Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
     Change(
         "voxels",
