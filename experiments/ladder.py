@@ -84,6 +84,7 @@ CHANGES = (
         '[supervised]\ninput = "mind-fine"\n[self_training_1]\nteacher = "both"\nflipped_view = false',
         SELF_TRAINING[0].key,
         (COCHLEA,),
+        base="mind-fine",
     ),
     Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
     Change(
@@ -174,12 +175,13 @@ def trained_phases(structure: Structure, change: Change) -> list[Phase]:
 
 
 def shared_phases(structure: Structure, change: Change, config: Path) -> list[Phase]:
-    """Return the leading phases that a change leaves as they are in the best recipe."""
-    best, phases = RECIPES[RECIPE][structure], trained_phases(structure, change)
-    if phases[0] not in best:
+    """Return the leading phases that a change leaves as its base has them; both configurations lie in one folder."""
+    phases, of_base = trained_phases(structure, change), config.with_name(f"{change.base}.toml")
+    if phases[0] not in RECIPES[RECIPE][structure]:
         return [SUPERVISED]
+    base = chosen_recipes(RECIPE, structure, config=of_base if of_base.exists() else None)
     changed = chosen_recipes(RECIPE, structure, phases=phases, config=config)
-    return list(takewhile(lambda phase: changed[phase] == best[phase], changed))
+    return list(takewhile(lambda phase: changed[phase] == base[phase], changed))
 
 
 def train(out: Path, structure: Structure, seed: int, name: str, more: Mapping[str, Any]) -> None:

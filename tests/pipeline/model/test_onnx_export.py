@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from challenge.contract import COCHLEA, VS
 from crossmoda_grl.__main__ import main
 from pipeline.config import FINE_MIND_INPUT
+from pipeline.model.enet import ENet3d
 from pipeline.model.onnx_export import CARD_KEY, ExportError, export_onnx
 from pipeline.model.shipped import weights_folder
-from pipeline.model.weights import load_segmenter
+from pipeline.model.weights import load_segmenter, save_weights
 from tests.segmenters import CPU, WINDOW, write_narrow_weights
 
 ROOT = Path(__file__).parents[3]
@@ -37,9 +38,17 @@ def assert_same_logits(path, segmenter):
         assert beyond.mean() < 1e-3
 
 
-def test_a_shipped_network_that_sees_descriptors_gives_the_same_logits(tmp_path):
+def test_a_shipped_network_gives_the_same_logits(tmp_path):
     segmenter = replace(load_segmenter(weights_folder("best"), VS, CPU), window=32)
     assert segmenter.network.input == FINE_MIND_INPUT
+    assert_same_logits(export_onnx(segmenter, tmp_path), segmenter)
+
+
+def test_a_network_that_sees_descriptors_gives_the_same_logits(tmp_path):
+    torch.manual_seed(0)
+    network = ENet3d(channels=(4, 8, 16), input="mind").eval()
+    save_weights(tmp_path, COCHLEA, network, {"spacing_mm": 0.5, "data": "none"}, window=WINDOW)
+    segmenter = load_segmenter(tmp_path, COCHLEA, CPU)
     assert_same_logits(export_onnx(segmenter, tmp_path), segmenter)
 
 
