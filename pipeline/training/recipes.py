@@ -34,6 +34,7 @@ _HALF_A_BATCH = "half a batch, of each domain"
 # statistics re-estimated on the target, or both, averaged.
 NETWORK, STATISTICS, BOTH = "network", "statistics", "both"
 TEACHERS = (NETWORK, STATISTICS, BOTH)
+TEACHERS_INPUT = "teacher"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class SupervisedRecipe(Recipe):
     """Phase 1's recipe. `channels` are the new network's, those of the original ENet by default.
 
     `input` is what the network sees of a patch, one of `pipeline.config.INPUTS`; later phases take the network as it
-    is.
+    is, unless they name an input themselves.
     """
 
     learning_rate: float = PAPER.supervised_rate
@@ -180,6 +181,8 @@ class SelfTrainingRecipe(Recipe):
         starts_from: key of the phase whose network labels the target and is trained further.
         start_epoch: which of that phase's networks: the best by source validation, or the last.
         teacher: one of `TEACHERS`. If it is the statistics alone, the round also starts from that network.
+        input: what the trained network sees of a patch: `teacher`, as the one that labels, or one of
+            `pipeline.config.INPUTS`. Where that is another input, a new network learns from the labels.
         flipped_view: also predict each scan's mirror image, and average.
         contrast_view: augmentation of a further view of each scan, or none.
         target_augmentation: augmentation of patches with pseudo-labels.
@@ -193,6 +196,7 @@ class SelfTrainingRecipe(Recipe):
     starts_from: str = "supervised"
     start_epoch: str = LAST
     teacher: str = NETWORK
+    input: str = TEACHERS_INPUT
     flipped_view: bool = True
     contrast_view: str = NO_AUGMENTATION
     target_augmentation: str = NO_AUGMENTATION
@@ -208,6 +212,7 @@ class SelfTrainingRecipe(Recipe):
         "batch_size": _EVEN,
         "start_epoch": _BEST_OR_LAST,
         "teacher": Rule(lambda teacher: teacher in TEACHERS, " or ".join(TEACHERS)),
+        "input": Rule(lambda name: name in (TEACHERS_INPUT, *INPUTS), " or ".join((TEACHERS_INPUT, *INPUTS))),
         "contrast_view": _AUGMENTATION,
         "target_augmentation": _AUGMENTATION,
         "smallest_volume": _NOT_NEGATIVE,

@@ -25,7 +25,7 @@ from pipeline.training.epoch_end import check_finite, validate_if_due
 from pipeline.training.execution import PLAIN, BatchForward, Execution
 from pipeline.training.listeners import Listener, Listeners
 from pipeline.training.phases import SELF_TRAINING, Phase
-from pipeline.training.recipes import NETWORK, STATISTICS, SelfTrainingRecipe
+from pipeline.training.recipes import NETWORK, STATISTICS, TEACHERS_INPUT, SelfTrainingRecipe
 from pipeline.training.state import PhaseState, Trained
 
 
@@ -43,6 +43,9 @@ def train_self_training(
     nearness: Nearness | None = None,
 ) -> Trained:
     """Label the target with the network, then train a copy of it with L_S (Eq. 1) on both domains' labels.
+
+    Where the recipe names another input than the network's, a new network is trained instead of a copy: descriptors,
+    say, find a structure in either domain, and voxels then show its outline.
 
     Half of every batch is source, half is target with pseudo-labels. Both go through the network in one forward, so
     that batch norm has both domains' statistics. An epoch takes as many patches of the target as of the source, however
@@ -75,7 +78,9 @@ def train_self_training(
     torch.manual_seed(seed := int(rng.integers(2**31)))
     # A stream of its own, so that a resumed round labels the target as the interrupted one did.
     label_rng = np.random.default_rng(int(rng.integers(2**63)))
-    given, network = network.to(device), copy.deepcopy(network).to(device)
+    given = network.to(device)
+    is_new = recipe.input not in (TEACHERS_INPUT, network.input)
+    network = (_new_network(network, recipe.input) if is_new else copy.deepcopy(network)).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     # Stepped once an epoch, our choice, because the paper counts in epochs.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
@@ -94,7 +99,7 @@ def train_self_training(
     labelled = []
     if state.epoch < recipe.epochs:
         teachers = _teachers(given, target, recipe, label_rng)
-        if not state.steps_done:
+        if not (state.steps_done or is_new):
             network.load_state_dict(teachers[0].state_dict())
         segmenters = [Segmenter(structure, teacher.eval(), recipe.window, device, card={}) for teacher in teachers]
         for case, label in label_target(segmenters, target, source, recipe, rng=label_rng, nearness=nearness):
@@ -170,6 +175,11 @@ def label_target(
         if nearness is not None and not label.refused:
             label = label._replace(refused=nearness.refusal(case.case, label.mask, spacing))
         yield case, label
+
+
+def _new_network(teacher: ENet3d, input: str) -> ENet3d:
+    """Return a new network as wide as the teacher that sees another input, with weights of torch's own generator."""
+    return ENet3d(**{**teacher.config(), "input": input})
 
 
 def _teachers(

@@ -100,6 +100,7 @@ def test_the_best_one_has_the_paper_s_windows_and_batches_and_the_cpu_s_smaller_
         ({"batch_size": 5}, "batch_size: expected an even number, half of it for each domain, got 5"),
         ({"start_epoch": "first"}, "start_epoch: expected best or last, got first"),
         ({"teacher": "nobody"}, "teacher: expected network or statistics or both, got nobody"),
+        ({"input": "both eyes"}, "input: expected teacher or volume or mind or mind-fine or both, got both eyes"),
         ({"agreement": 1.5}, "agreement: expected 0 to 1, got 1.5"),
         ({"kept_share": -0.1}, "kept_share: expected 0 to 1, got -0.1"),
         ({"uncertain_band": 0.5}, "uncertain_band: expected 0 to less than 0.5, got 0.5"),

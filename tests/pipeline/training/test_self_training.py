@@ -17,6 +17,7 @@ from challenge.signals import Interrupted
 from pipeline.adaptation.nearness import DistanceRange, Nearness
 from pipeline.adaptation.pseudo_labels import PseudoLabel
 from pipeline.adaptation.randomisation import smoothed
+from pipeline.config import MIND_INPUT, VOLUME_INPUT
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
@@ -25,7 +26,7 @@ from pipeline.training import run as runs
 from pipeline.training.checkpoint import finished_checkpoint, network_of, read_checkpoint, saved_progress
 from pipeline.training.listeners import Listener
 from pipeline.training.phases import SELF_TRAINING, SUPERVISED
-from pipeline.training.recipes import BOTH, NETWORK, STATISTICS, SelfTrainingRecipe
+from pipeline.training.recipes import BOTH, NETWORK, STATISTICS, TEACHERS_INPUT, SelfTrainingRecipe
 from pipeline.training.report import read_pseudo_label
 from pipeline.training.run import train_run
 from pipeline.training.self_training import label_target, train_self_training
@@ -205,6 +206,24 @@ def test_the_round_starts_from_the_statistics_where_they_alone_teach(network: EN
     assert all("running" in name or "num_batches" in name for name in differing)
 
 
+def test_a_new_network_learns_where_the_round_names_another_input(network: ENet3d) -> None:
+    class Start(Listener):
+        def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
+            starts.append(weights(state.network))
+
+    starts: list[dict[str, torch.Tensor]] = []
+    before = weights(network)
+    for input in (MIND_INPUT, VOLUME_INPUT, TEACHERS_INPUT):
+        result = trained(network, listeners=[Start()], input=input, teacher=STATISTICS, epochs=1)
+        assert result.last.config() == {**network.config(), **({"input": MIND_INPUT} if input == MIND_INPUT else {})}
+    assert same(before, weights(network))
+    new, _, further, _, same_input, _ = starts
+    assert same(further, same_input)
+    name = "encoder.downsample1_0.branch.0.weight"
+    assert torch.equal(further[name], before[name])
+    assert not torch.equal(new[name], before[name])
+
+
 def test_target_masks_are_never_looked_at(network: ENet3d) -> None:
     without = weights(trained(network, epochs=1).last)
     wrong = [TrainingVolume(v.case, v.volume, ~v.mask, v.mask) for v in TARGET]
@@ -359,6 +378,19 @@ def test_views_of_random_contrast_are_the_same_after_an_interruption(phase_1: Pa
         train_run(with_views, ROUND, other, device=CPU, listeners=[Ender(FIRST.key, 2, 1, "", 15)])
     train_run(with_views, ROUND, other, device=CPU)
     assert_same_end(one, other)
+
+
+def test_a_new_network_s_round_goes_on_and_is_what_the_next_one_starts_from(phase_1: Path, tmp_path: Path) -> None:
+    one, other = (Path(shutil.copytree(phase_1, tmp_path / name)) for name in ("one", "other"))
+    new = plan(input=MIND_INPUT)
+    train_run(new, ROUND, one, device=CPU)
+    with pytest.raises(Interrupted):
+        train_run(new, ROUND, other, device=CPU, listeners=[Ender(FIRST.key, 2, 1, "", 15)])
+    train_run(new, ROUND, other, device=CPU)
+    assert_same_end(one, other)
+    second = dataclasses.replace(LOOSE_RECIPE, starts_from=FIRST.key, epochs=1)
+    train_run(dataclasses.replace(new, recipes={**new.recipes, SECOND: second}), ROUND, one, device=CPU)
+    assert network_of(finished_checkpoint(one / SECOND.key), best=False).input == MIND_INPUT
 
 
 def test_a_finished_round_is_not_labelled_again(whole: Path) -> None:
