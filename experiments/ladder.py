@@ -63,6 +63,37 @@ _PHASE1 = SUPERVISED.key
 _VOXELS = 'input = "volume"'
 _WITHOUT_REVERSAL = "[adaptation]\ngrl_weight_max = 0.0"
 _AS_IN_THE_ROUNDS = '[vs.adaptation]\naugmentation = "light"\n'
+# The VS with random contrast; the cochlea with the target's statistics, without which phase 1 does not find it.
+_VOXELS_FROM_THE_FIRST = f"""
+[vs]
+augmentation = "contrast"
+[vs.supervised]
+{_VOXELS}
+epochs = 60
+validate_every = 50
+[cochlea]
+exported_statistics = false
+[cochlea.supervised]
+{_VOXELS}
+[cochlea.self_training_1]
+input = "teacher"
+teacher = "statistics"
+learning_rate = 3e-4
+epochs = 12
+validate_every = 12
+[cochlea.self_training_2]
+teacher = "network"
+"""
+_ROUND_ON_DESCRIPTORS = """
+[cochlea.self_training_1]
+input = "teacher"
+teacher = "both"
+flipped_view = false
+learning_rate = 3e-4
+epochs = 12
+validate_every = 12
+exported_statistics = false
+"""
 
 
 def _alone(augmentation: str) -> str:
@@ -78,28 +109,16 @@ CHANGES = (
     Change("tumour-intensity", _alone("structure"), _PHASE1, (VS,)),
     Change("mild", _alone("mild"), _PHASE1, (COCHLEA,)),
     Change("mind", '[supervised]\ninput = "mind"', _PHASE1),
-    Change("mind-fine", '[supervised]\ninput = "mind-fine"', _PHASE1, (COCHLEA,)),
-    Change(
-        "mind-fine-round",
-        '[supervised]\ninput = "mind-fine"\n[self_training_1]\nteacher = "both"\nflipped_view = false',
-        SELF_TRAINING[0].key,
-        (COCHLEA,),
-        base="mind-fine",
-    ),
     Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
-    Change(
-        "voxels",
-        f'[vs]\naugmentation = "contrast"\n[vs.supervised]\n{_VOXELS}\nepochs = 60\nvalidate_every = 50',
-        structures=(VS,),
-    ),
-    Change("adversary", last=ADAPTATION.key, structures=(VS,), base="voxels"),
-    Change("adversary", last=ADAPTATION.key, structures=(COCHLEA,)),
-    Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (VS,), base="voxels"),
-    Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, (COCHLEA,)),
+    Change("voxels", _VOXELS_FROM_THE_FIRST),
+    Change("adversary", last=ADAPTATION.key, base="voxels"),
+    Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, base="voxels"),
     Change("adversary-mind", _AS_IN_THE_ROUNDS, ADAPTATION.key, (VS,)),
     Change("adversary-mind-off", f"{_AS_IN_THE_ROUNDS}grl_weight_max = 0.0", ADAPTATION.key, (VS,)),
-    Change("mean-teacher", last=MEAN_TEACHER.key),
-    Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true'),
+    Change("mean-teacher", last=MEAN_TEACHER.key, structures=(VS,)),
+    Change("mean-teacher", last=MEAN_TEACHER.key, structures=(COCHLEA,), base="voxels"),
+    Change("mind-fine-round", _ROUND_ON_DESCRIPTORS, SELF_TRAINING[0].key, (COCHLEA,)),
+    Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true', structures=(VS,)),
     Change("no-agreement", "agreement = 0.0"),
     Change("not-randomised", 'augmentation = "none"'),
     Change("nearness", "cochlea_factor = 1.5", structures=(VS,), with_cochlea=True),
@@ -119,17 +138,22 @@ def arms_of(name: str, phases: Iterable[Phase], *, may_ship: bool = False) -> It
     yield Arm(name, f"{name}/seed{{seed}}", last.key, anatomy=True, may_ship=may_ship)
 
 
-def with_statistics(structure: Structure) -> Iterator[Arm]:
-    """Yield arms of the best's phase 1, without any self-training, and of the best, with the target's statistics."""
+def other_statistics(structure: Structure) -> Iterator[Arm]:
+    """Yield arms of the best's phase 1, without any self-training, and of the best, with the other batch statistics.
+
+    They are the target's where the recipe exports those of training, and the other way round.
+    """
+    recipes = RECIPES[RECIPE][structure]
     first, *_, last = rungs(structure)
     for arm in (first, last):
-        yield replace(arm, name=f"{arm.name}+statistics", target_statistics=True)
+        targets = not getattr(recipes[PHASES[arm.phase]], "exported_statistics", False)
+        yield replace(arm, name=f"{arm.name}{'+' if targets else '-'}statistics", target_statistics=targets)
 
 
 def run_best(out: Path, structure: Structure, seed: int) -> None:
     """Train the best recipe, and score every rung."""
     train(out, structure, seed, "best", {})
-    for arm in (*rungs(structure), *with_statistics(structure)):
+    for arm in (*rungs(structure), *other_statistics(structure)):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 

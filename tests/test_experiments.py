@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from challenge.contract import COCHLEA, VS
-from experiments.ladder import CHANGES, RECIPE, copy_from_base, shared_phases, trained_phases
+from experiments.ladder import CHANGES, RECIPE, copy_from_base, other_statistics, rungs, shared_phases, trained_phases
 from experiments.scores import read_scores
 from experiments.selection import Candidate, label_free_scores, selection_table
 from experiments.ship import choose
@@ -127,6 +127,15 @@ def test_label_free_scores_see_a_network_that_depends_on_contrast() -> None:
     assert label_free_scores(nothing, [volume], [216.0, 400.0]).product == 0
 
 
+def test_the_best_is_scored_with_the_batch_statistics_that_its_recipe_does_not_export() -> None:
+    for structure, name, targets in ((VS, "best+statistics", True), (COCHLEA, "best-statistics", False)):
+        first, last = other_statistics(structure)
+        assert (first.name, first.target_statistics) == ("best:supervised+statistics", True)
+        assert (last.name, last.target_statistics) == (name, targets)
+        *_, best = rungs(structure)
+        assert (last.phase, best.target_statistics) == (best.phase, None)
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
 def test_every_change_of_the_ladder_changes_the_recipe(change, tmp_path: Path) -> None:
     config = tmp_path / "change.toml"
@@ -143,9 +152,12 @@ def test_every_change_of_the_ladder_changes_the_recipe(change, tmp_path: Path) -
     [
         ("convolution", VS, []),
         ("adversary", VS, ["supervised"]),
+        ("adversary", COCHLEA, ["supervised"]),
         ("mean-teacher", COCHLEA, ["supervised"]),
-        ("own-teacher", COCHLEA, ["supervised"]),
+        ("own-teacher", VS, ["supervised"]),
+        ("no-agreement", COCHLEA, ["supervised"]),
         ("voxels", VS, []),
+        ("voxels", COCHLEA, []),
         ("mind-fine-round", COCHLEA, ["supervised"]),  # that of its base
         ("not-randomised", VS, ["supervised"]),  # its phase 1 never was
     ],
