@@ -1,19 +1,35 @@
-"""Batch norm's running statistics, re-estimated on unlabelled scans. Beyond the paper, and off by default.
+"""Batch norm's running statistics, of one domain alone. Beyond the paper, and off by default.
 
 Source: Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779 ("AdaBN").
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.sampling import TrainingVolume, cut_patch, head_centre
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of batch norm as they are in forwards inside; training uses those of the batch."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 @torch.no_grad()
@@ -42,7 +58,7 @@ def reestimate_statistics(
     """
     adapted = copy.deepcopy(network).eval()
     for module in adapted.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches, not a moving average
             module.train()
@@ -58,6 +74,6 @@ def reestimate_statistics(
             "name scans of the domain to predict"
         )
     for module, original in zip(adapted.modules(), network.modules(), strict=True):
-        if isinstance(module, nn.BatchNorm3d) and isinstance(original, nn.BatchNorm3d):
+        if isinstance(module, _BatchNorm) and isinstance(original, _BatchNorm):
             module.momentum = original.momentum
     return adapted.eval()

@@ -149,10 +149,13 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
         variance = squares / voxels - mean.square()
         with torch.no_grad():
             unbiased = variance * voxels / (voxels - 1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum or 0.0)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
+            share = self.momentum
+            if share is None:  # as in torch, the mean over all batches
+                share = 1 / int(self.num_batches_tracked) if self.num_batches_tracked is not None else 0.0
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
         scale = self.weight * (variance + self.eps).rsqrt().to(x.dtype)
         shift = self.bias - mean.to(x.dtype) * scale
         return x * scale[:, None, None, None] + shift[:, None, None, None]

@@ -3,7 +3,7 @@
 Source: Kondo 2021, Section 3, "the model showing the highest Dice value for the validation data".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -43,13 +43,17 @@ def validate_if_due(
     *,
     ranks: Ranks = ALONE,
     listener: Listener | None = None,
+    prepared: Callable[[ENet3d], ENet3d] = lambda network: network,
 ) -> Validation | None:
-    """Validate the current epoch's network, as `validate` does, if the recipe validates this epoch."""
+    """Validate the current epoch's network, as `validate` does, if the recipe validates this epoch.
+
+    `prepared` returns the network to predict with, given the state's.
+    """
     epoch = state.epoch + 1
     if epoch % recipe.validate_every and epoch != recipe.epochs:
         return None
     return validate(
-        state.network, volumes, state.structure, recipe, device, ranks=ranks, state=state, listener=listener
+        prepared(state.network), volumes, state.structure, recipe, device, ranks=ranks, state=state, listener=listener
     )
 
 

@@ -105,7 +105,7 @@ _BEST: Mapping[Structure, Recipes] = {
         _FIRST: _VS_ROUNDS[_FIRST],
     },
     COCHLEA: {
-        SUPERVISED: SupervisedRecipe(64, 16, mirror=True, input=FINE_MIND_INPUT),
+        SUPERVISED: SupervisedRecipe(64, 16, mirror=True, input=FINE_MIND_INPUT, validate_every=6),
         **_cochlea_rounds(64, 16, new={"validate_every": 20}, further={"epochs": 20, "validate_every": 20}),
     },
 }

@@ -183,6 +183,8 @@ class SelfTrainingRecipe(Recipe):
         teacher: one of `TEACHERS`. If it is the statistics alone, the round also starts from that network.
         input: what the trained network sees of a patch: `teacher`, as the one that labels, or one of
             `pipeline.config.INPUTS`. Where that is another input, a new network learns from the labels.
+        separate_statistics: normalise each domain's half of a batch by its own batch statistics (Chang et al. 2019,
+            arXiv 1906.03950). The running ones are then the target's; source validation has the source's.
         flipped_view: also predict each scan's mirror image, and average.
         contrast_view: augmentation of a further view of each scan, or none.
         target_augmentation: augmentation of patches with pseudo-labels.
@@ -198,6 +200,7 @@ class SelfTrainingRecipe(Recipe):
     start_epoch: str = LAST
     teacher: str = NETWORK
     input: str = TEACHERS_INPUT
+    separate_statistics: bool = False
     flipped_view: bool = True
     contrast_view: str = NO_AUGMENTATION
     target_augmentation: str = NO_AUGMENTATION

@@ -14,7 +14,7 @@ from challenge.contract import Structure
 from pipeline.adaptation.nearness import Nearness
 from pipeline.adaptation.pseudo_labels import PseudoLabel, PseudoLabelRules, pseudo_label, volume_range
 from pipeline.adaptation.randomisation import augment_by
-from pipeline.adaptation.statistics import reestimate_statistics
+from pipeline.adaptation.statistics import reestimate_statistics, running_statistics_kept
 from pipeline.config import OURS, PAPER, SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
 from pipeline.data.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
 from pipeline.inference.segment import predict_structure
@@ -48,8 +48,8 @@ def train_self_training(
     say, find a structure in either domain, and voxels then show its outline.
 
     Half of every batch is source, half is target with pseudo-labels. Both go through the network in one forward, so
-    that batch norm has both domains' statistics. An epoch takes as many patches of the target as of the source, however
-    few of its cases are kept.
+    that batch norm has both domains' statistics; or one after the other, each with its own, as the recipe says. An
+    epoch takes as many patches of the target as of the source, however few of its cases are kept.
 
     Args:
         structure: what the masks show.
@@ -112,6 +112,14 @@ def train_self_training(
                 "the rules keep; train the phase before for longer, or loosen the rules"
             )
     forward = BatchForward(network, device, execution, seed=seed)
+
+    def for_the_source(network: ENet3d) -> ENet3d:
+        """Give the network the statistics that the source's patches had in training, if they were apart."""
+        if not recipe.separate_statistics:
+            return network
+        few, rng = OURS.statistics_patches, np.random.default_rng(seed)
+        return reestimate_statistics(network, source, recipe.window, patches_per_volume=few, rng=rng)
+
     of_source, of_target = recipe.drawing(), recipe.drawing()
     of_target["patches_per_volume"] = -(-source_patches // max(len(labelled), 1))
 
@@ -124,7 +132,14 @@ def train_self_training(
         for batch in cut_batches(state.batches_left(draws), execution.workers):
             masks = torch.from_numpy(batch.masks).to(device)
             certain = None if batch.certain is None else torch.from_numpy(batch.certain).to(device)
-            logits = forward(torch.from_numpy(batch.patches), step=state.steps_done)
+            patches, step = torch.from_numpy(batch.patches), state.steps_done
+            if recipe.separate_statistics:
+                of_each = patches.tensor_split(2)
+                with running_statistics_kept(network):
+                    logits = forward(of_each[0], step=step)
+                logits = torch.cat([logits, forward(of_each[1], step=step)])
+            else:
+                logits = forward(patches, step=step)
             loss = supervised_loss(logits, masks, recipe.dice_weight, certain)
             check_finite(loss.total, epoch, batch.cases)
             optimiser.zero_grad()
@@ -132,7 +147,9 @@ def train_self_training(
             optimiser.step()
             state.add_step(loss=loss.total, cross_entropy=loss.cross_entropy, dice_loss=loss.dice)
             tell.stepped(state)
-        scores = validate_if_due(state, validation, recipe, device, ranks=execution.ranks, listener=tell)
+        scores = validate_if_due(
+            state, validation, recipe, device, ranks=execution.ranks, listener=tell, prepared=for_the_source
+        )
         schedule.step()
         state.finish_epoch(scores)
         tell.epoch_finished(state)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.adaptation.statistics import reestimate_statistics
+from pipeline.adaptation.statistics import reestimate_statistics, running_statistics_kept
 from pipeline.data.sampling import TrainingVolume
 from tests.segmenters import narrow_network
 
@@ -65,3 +65,16 @@ def test_same_rng_same_statistics():
 def test_nothing_to_estimate_from_is_refused(given, patches):
     with pytest.raises(ValueError, match="statistics: expected volumes and patches"):
         reestimate_statistics(narrow_network(), given, 16, patches_per_volume=patches, rng=np.random.default_rng(0))
+
+
+def test_running_statistics_are_kept_inside_and_move_on_afterwards():
+    network = narrow_network().train()
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+    patches = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (2, 1, 16, 16, 16)).astype(np.float32))
+    with running_statistics_kept(network):
+        inside = network(patches)
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+    # Inside, too, patches are normalised by their own batch: the network is not in eval mode.
+    assert not torch.allclose(inside, network.eval()(patches))
+    network.train()(patches)
+    assert not any(torch.equal(network.state_dict()[name], value) for name, value in before.items())

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.config import MIND_INPUT, VOLUME_INPUT
 from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.model.weights import Segmenter
-from pipeline.training import report, self_training
+from pipeline.training import epoch_end, report, self_training
 from pipeline.training import run as runs
 from pipeline.training.checkpoint import finished_checkpoint, network_of, read_checkpoint, saved_progress
 from pipeline.training.listeners import Listener
@@ -85,6 +85,15 @@ def a_teacher_that_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.where(smoothed(volume, 0.7) > 1.0, np.float32(0.9), np.float32(0.1))
 
     monkeypatch.setattr(self_training, "predict_structure", predict)
+
+
+def certain_labels(
+    segmenters: object, target: list[TrainingVolume], *_: object, **__: object
+) -> Iterator[tuple[TrainingVolume, PseudoLabel]]:
+    """Label every case as it is, whatever the network says."""
+    masks = {volume.case: volume.mask for volume in TARGET}
+    for case in target:
+        yield case, PseudoLabel(masks[case.case], None, "", 1.0)
 
 
 @pytest.fixture
@@ -222,6 +231,29 @@ def test_a_new_network_learns_where_the_round_names_another_input(network: ENet3
     name = "encoder.downsample1_0.branch.0.weight"
     assert torch.equal(further[name], before[name])
     assert not torch.equal(new[name], before[name])
+
+
+def test_separate_statistics_are_the_target_s_and_validation_has_the_source_s(
+    network: ENet3d, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The target is brighter by 50 everywhere, which no weight undoes: the first norm's running mean tells of it.
+    far = {**ROUND, "target_training": [TrainingVolume(v.case, v.volume + 50) for v in TARGET]}
+    validated: list[float] = []
+    validate = epoch_end.validate
+
+    def seen(given: ENet3d, *arguments: Any, **named: Any) -> Any:
+        validated.append(float(given.encoder.initial.norm.running_mean[-1]))
+        return validate(given, *arguments, **named)
+
+    monkeypatch.setattr(epoch_end, "validate", seen)
+    monkeypatch.setattr(self_training, "label_target", certain_labels)
+    shared: dict[str, Any] = {"epochs": 1, "patches_per_volume": 40, "augmentation": "none"}
+    mixed, apart = (trained(network, far, separate_statistics=separate, **shared).last for separate in (False, True))
+    of_mixed, of_apart = (float(result.encoder.initial.norm.running_mean[-1]) for result in (mixed, apart))
+    assert 20 < of_mixed < 35
+    assert of_apart > 45
+    assert validated[0] == of_mixed
+    assert validated[1] < 5
 
 
 def test_target_masks_are_never_looked_at(network: ENet3d) -> None:
