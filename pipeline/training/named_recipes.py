@@ -50,8 +50,9 @@ _CPU: Mapping[Structure, Recipes] = {
 #             One round: two more added nothing. Small tumours are found too small, so the least volume is low.
 #   cochlea   descriptors find it in either domain but blur its outline; voxels show the outline, but find it in one
 #             domain only. So descriptors label the target, and a new network learns on voxels from the labels of both.
-#             Its contrast carries information: mild, monotone maps. In the end batch norm has the target's statistics:
-#             those of training mix both domains, and the cochlea comes out too small.
+#             Its contrast carries information: mild, monotone maps. Batch norm's statistics of both domains together fit
+#             neither, and the cochlea comes out too small: so each domain has its own, and the network is exported with
+#             those of whole target scans.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
 _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
@@ -69,7 +70,7 @@ def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
 
 def _cochlea_rounds(window: int, batch_size: int, *, new: Mapping[str, int], further: Mapping[str, int]) -> Recipes:
     drawn: dict[str, Any] = {"mirror": True, "augmentation": "mild", "target_augmentation": "light"}
-    drawn["exported_statistics"] = True
+    drawn |= {"separate_statistics": True, "exported_statistics": True}
     of_new: dict[str, Any] = {"input": VOLUME_INPUT, "learning_rate": PAPER.supervised_rate, "start_epoch": BEST, **new}
     of_further: dict[str, Any] = {"teacher": STATISTICS, "starts_from": _FIRST.key, **further}
     return {
