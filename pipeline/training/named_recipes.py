@@ -50,9 +50,9 @@ _CPU: Mapping[Structure, Recipes] = {
 #             One round: two more added nothing. Small tumours are found too small, so the least volume is low.
 #   cochlea   descriptors find it in either domain but blur its outline; voxels show the outline, but find it in one
 #             domain only. So descriptors label the target, and a new network learns on voxels from the labels of both.
-#             Its contrast carries information: mild, monotone maps. Batch norm's statistics of both domains together fit
-#             neither, and the cochlea comes out too small: so each domain has its own, and the network is exported with
-#             those of whole target scans.
+#             Its contrast carries information: mild, monotone maps. Batch norm's statistics of both domains together
+#             fit neither, and the cochlea comes out too small. So each domain has its own, and the network is exported
+#             with those of whole target scans.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
 _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
