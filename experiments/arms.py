@@ -88,16 +88,15 @@ SCORED = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: a phase of a run; may it be shipped?
+    """One row of the table: a phase of a run, with the source's or the target's batch statistics; may it be shipped?
 
-    `target_statistics` tells whether its batch statistics are the target's, and `anatomy` whether its predictions are
-    post-processed; None leaves that to `export`.
+    `anatomy` tells whether its predictions are post-processed; None leaves that to `export`.
     """
 
     name: str
     runs: str
     phase: str
-    target_statistics: bool | None = None
+    target_statistics: bool = False
     may_ship: bool = False
     anatomy: bool | None = None
 
@@ -266,17 +265,14 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
     folder = out / "arms" / arm.name / f"seed{seed}"
     run = out / "runs" / arm.runs.format(seed=seed) / structure.key
     if not (folder / f"{structure.key}.json").exists():
-        command("export", run, "--phase", arm.phase, "--out", folder, *export_flags(arm))
+        flags = ["--target-statistics"] if arm.target_statistics else []
+        if arm.anatomy is not None:
+            flags.append("--anatomy" if arm.anatomy else "--no-anatomy")
+        command("export", run, "--phase", arm.phase, "--out", folder, *flags)
     for scored in SCORED:
         path = folder / f"{structure.key}_{scored.name}.json"
         if not path.exists() and (arm.may_ship or not scored.only_to_choose):
             write_json(path, scores_of(folder, structure, out / "data", scored))
-
-
-def export_flags(arm: Arm) -> list[str]:
-    """Return the flags of `export` that make an arm's network."""
-    chosen = {"target-statistics": arm.target_statistics, "anatomy": arm.anatomy}
-    return [f"--{name}" if value else f"--no-{name}" for name, value in chosen.items() if value is not None]
 
 
 def copy_paper(out: Path) -> None:

@@ -71,8 +71,6 @@ augmentation = "contrast"
 {_VOXELS}
 epochs = 60
 validate_every = 50
-[cochlea]
-exported_statistics = false
 [cochlea.supervised]
 {_VOXELS}
 [cochlea.self_training_1]
@@ -81,8 +79,10 @@ teacher = "statistics"
 learning_rate = 3e-4
 epochs = 12
 validate_every = 12
+separate_statistics = false
 [cochlea.self_training_2]
 teacher = "network"
+separate_statistics = false
 """
 _ROUND_ON_DESCRIPTORS = """
 [cochlea.self_training_1]
@@ -92,7 +92,7 @@ flipped_view = false
 learning_rate = 3e-4
 epochs = 12
 validate_every = 12
-exported_statistics = false
+separate_statistics = false
 """
 
 
@@ -138,22 +138,16 @@ def arms_of(name: str, phases: Iterable[Phase], *, may_ship: bool = False) -> It
     yield Arm(name, f"{name}/seed{{seed}}", last.key, anatomy=True, may_ship=may_ship)
 
 
-def other_statistics(structure: Structure) -> Iterator[Arm]:
-    """Yield arms of the best's phase 1, without any self-training, and of the best, with the other batch statistics.
-
-    They are the target's where the recipe exports those of training, and the other way round.
-    """
-    recipes = RECIPES[RECIPE][structure]
-    first, *_, last = rungs(structure)
-    for arm in (first, last):
-        targets = not getattr(recipes[PHASES[arm.phase]], "exported_statistics", False)
-        yield replace(arm, name=f"{arm.name}{'+' if targets else '-'}statistics", target_statistics=targets)
+def with_statistics(structure: Structure) -> Iterator[Arm]:
+    """Yield an arm for every phase of the best recipe, with the target's batch statistics."""
+    for arm in rungs(structure):
+        yield replace(arm, name=f"{arm.name}+statistics", target_statistics=True)
 
 
 def run_best(out: Path, structure: Structure, seed: int) -> None:
     """Train the best recipe, and score every rung."""
     train(out, structure, seed, "best", {})
-    for arm in (*rungs(structure), *other_statistics(structure)):
+    for arm in (*rungs(structure), *with_statistics(structure)):
         score_arm(out, arm, structure, seed)
         score_pseudo_labels(out, arm, structure, seed)
 

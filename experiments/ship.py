@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
-from experiments.arms import ARMS, COHORTS, Arm, command, export_flags, write_json
+from experiments.arms import ARMS, COHORTS, Arm, command, write_json
 from experiments.ladder import RECIPE, rungs
 from experiments.scores import read_scores
 from experiments.table import LADDER, TITLES
@@ -127,8 +127,9 @@ def main(out: Path, named: str, key: str | None, weights: Path | None) -> None:
             + "; docs/results.md has the whole comparison, its arms by the same names."
         )
         run = out / "runs" / arm.runs.format(seed=seed) / structure.key
-        chosen = ["--phase", arm.phase, *export_flags(arm)]
-        command("export", run, "--out", weights, "--scores", path, "--note", note, *chosen)
+        flag = ["--target-statistics"] if arm.target_statistics else []
+        flag += ["--anatomy"] if arm.anatomy else []
+        command("export", run, "--phase", arm.phase, "--out", weights, "--scores", path, "--note", note, *flag)
         click.echo(f"{structure.title}: {json.dumps(scores['target'])}")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from challenge.contract import COCHLEA, VS
-from experiments.ladder import CHANGES, RECIPE, copy_from_base, other_statistics, rungs, shared_phases, trained_phases
+from experiments.ladder import CHANGES, RECIPE, copy_from_base, rungs, shared_phases, trained_phases, with_statistics
 from experiments.scores import read_scores
 from experiments.selection import Candidate, label_free_scores, selection_table
 from experiments.ship import choose
@@ -127,13 +127,11 @@ def test_label_free_scores_see_a_network_that_depends_on_contrast() -> None:
     assert label_free_scores(nothing, [volume], [216.0, 400.0]).product == 0
 
 
-def test_the_best_is_scored_with_the_batch_statistics_that_its_recipe_does_not_export() -> None:
-    for structure, name, targets in ((VS, "best+statistics", True), (COCHLEA, "best-statistics", False)):
-        first, last = other_statistics(structure)
-        assert (first.name, first.target_statistics) == ("best:supervised+statistics", True)
-        assert (last.name, last.target_statistics) == (name, targets)
-        *_, best = rungs(structure)
-        assert (last.phase, best.target_statistics) == (best.phase, None)
+def test_every_phase_of_the_best_is_scored_with_the_target_s_statistics_as_well() -> None:
+    for structure in (VS, COCHLEA):
+        for plain, other in zip(rungs(structure), with_statistics(structure), strict=True):
+            assert (other.name, other.phase) == (f"{plain.name}+statistics", plain.phase)
+            assert (plain.target_statistics, other.target_statistics) == (False, True)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)

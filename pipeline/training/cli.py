@@ -134,10 +134,9 @@ def reported_errors(runs: Path) -> Iterator[None]:
     "--epoch", "which", type=click.Choice([BEST, LAST]), help="[default: phase 1's best, the last of later phases]"
 )
 @click.option(
-    "--target-statistics/--no-target-statistics",
-    default=None,
-    help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.  "
-    "[default: as the phase's recipe says]",
+    "--target-statistics",
+    is_flag=True,
+    help="Re-estimate batch norm's statistics on the run's unlabelled target scans. Beyond the paper.",
 )
 @click.option(
     "--anatomy/--no-anatomy",

@@ -38,8 +38,7 @@ class ExportOptions:
     Attributes:
         phase: key of the phase whose network it is; by default the run's last one that is no comparison.
         which: "best" by source validation, or "last"; by default what the phase's record says.
-        target_statistics: re-estimate batch norm's statistics on the run's unlabelled target scans, beyond the paper;
-            by default as the phase's recipe says.
+        target_statistics: re-estimate batch norm's statistics on the run's unlabelled target scans, beyond the paper.
         anatomy: put post-processing on the card: the components that anatomy allows, holes filled; by default for
             phases beyond the paper.
         note: a line for the card.
@@ -48,7 +47,7 @@ class ExportOptions:
 
     phase: str | None = None
     which: str | None = None
-    target_statistics: bool | None = None
+    target_statistics: bool = False
     anatomy: bool | None = None
     note: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -89,10 +88,7 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
     card = _card(folder, phase, best, options.note)
     settings = read_settings(folder / phase.key)
     window = int(settings["settings"]["recipe"]["window"])
-    of_target = options.target_statistics
-    if of_target is None:
-        of_target = getattr(_saved_recipe(folder, phase), "exported_statistics", False)
-    if of_target:
+    if options.target_statistics:
         network, told = _with_target_statistics(network, settings, window)
         card["summary"] += f"; {told}"
         card["departures_from_paper"]["statistics"] = f"{told} (pipeline.adaptation.statistics)"
@@ -102,7 +98,7 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         rules = PostProcessing(components=OURS.components[structure], fill_holes=True)
         card["postprocessing"] = rules.as_card()
         card["departures_from_paper"]["postprocessing"] = f"{rules.components} component, holes filled"
-    card[SEEN] = _seen(structure, settings, phase, with_target=of_target)
+    card[SEEN] = _seen(structure, settings, phase, with_target=options.target_statistics)
     card["scores"] |= options.scores
     return save_weights(out, structure, network, card, window=window)
 

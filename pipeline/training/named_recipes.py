@@ -51,8 +51,8 @@ _CPU: Mapping[Structure, Recipes] = {
 #   cochlea   descriptors find it in either domain but blur its outline; voxels show the outline, but find it in one
 #             domain only. So descriptors label the target, and a new network learns on voxels from the labels of both.
 #             Its contrast carries information: mild, monotone maps. Batch norm's statistics of both domains together
-#             fit neither, and the cochlea comes out too small. So each domain has its own, and the network is exported
-#             with those of whole target scans.
+#             fit neither, so each domain has its own. Round 1 draws too small with those of training patches, which lie
+#             around the cochlea, and too large with those of whole scans, which label round 2: that ends between them.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
 _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
@@ -70,7 +70,7 @@ def _vs_rounds(window: int, batch_size: int, **counts: int) -> Recipes:
 
 def _cochlea_rounds(window: int, batch_size: int, *, new: Mapping[str, int], further: Mapping[str, int]) -> Recipes:
     drawn: dict[str, Any] = {"mirror": True, "augmentation": "mild", "target_augmentation": "light"}
-    drawn |= {"separate_statistics": True, "exported_statistics": True}
+    drawn["separate_statistics"] = True
     of_new: dict[str, Any] = {"input": VOLUME_INPUT, "learning_rate": PAPER.supervised_rate, "start_epoch": BEST, **new}
     of_further: dict[str, Any] = {"teacher": STATISTICS, "starts_from": _FIRST.key, **further}
     return {

@@ -192,7 +192,6 @@ class SelfTrainingRecipe(Recipe):
         cochlea_factor: refuse a tumour whose centre is farther from the nearest cochlea's than in any source label, by
             this factor, or nearer; 0 refuses none. For VS alone; the cochlea's run must have ended
             (`pipeline.adaptation.nearness`).
-        exported_statistics: whether `export` re-estimates batch norm's statistics on the target, if not told otherwise.
     """
 
     learning_rate: float = 3e-4
@@ -210,7 +209,6 @@ class SelfTrainingRecipe(Recipe):
     agreement: float = 0.5
     uncertain_band: float = 0.2
     cochlea_factor: float = 0.0
-    exported_statistics: bool = False
 
     rules: ClassVar[Mapping[str, Rule]] = {
         **Recipe.rules,

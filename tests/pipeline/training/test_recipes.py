@@ -66,7 +66,11 @@ def test_the_best_ones_go_from_phase_1_through_rounds_of_self_training(name: str
     # Descriptors find both structures; the cochlea's outline is left to a new network that sees voxels.
     assert [vs[SUPERVISED].input, cochlea[SUPERVISED].input] == ["mind-fine", "mind-fine"]
     assert [vs[first].input, cochlea[first].input, cochlea[second].input] == ["teacher", "volume", "teacher"]
-    assert [vs[first].exported_statistics, cochlea[second].exported_statistics] == [False, True]
+    assert [recipes.separate_statistics for recipes in (vs[first], cochlea[first], cochlea[second])] == [
+        False,
+        True,
+        True,
+    ]
     assert [recipe.augmentation for recipe in vs.values()] == ["none", "light"]
     assert [recipe.augmentation for recipe in cochlea.values()] == ["none", "mild", "mild"]
     assert vs[first].teacher == BOTH
