@@ -1,8 +1,9 @@
-"""Both phases as two processes of one group compute them: `python -m tests.ranks_run FOLDER`.
+"""Three phases as two processes of one group compute them: `python -m tests.ranks_run FOLDER`.
 
 The two are forked, so that torch is imported once, and do what `torchrun` would have them do:
 
-1. both phases without dropout, because each process drops other channels; what came out in `FOLDER/plain{rank}.pt`
+1. phases 1 and 2 and a round of self-training without dropout, because each process drops other channels; what came
+   out in `FOLDER/plain{rank}.pt`
 2. a run in `FOLDER/whole`
 3. the same in `FOLDER/stopped`, where the second process alone is told to stop amid an epoch; then on to the end
 """
@@ -11,7 +12,10 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -20,12 +24,16 @@ from torch import nn
 
 from challenge.contract import VS
 from challenge.signals import Interrupted
+from pipeline.adaptation.pseudo_labels import PseudoLabel
+from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import ALONE, Ranks, joined_ranks
+from pipeline.training import self_training
 from pipeline.training.adaptation import train_adaptation
 from pipeline.training.execution import Execution
-from pipeline.training.recipes import AdaptationRecipe, SupervisedRecipe
+from pipeline.training.recipes import BOTH, AdaptationRecipe, SelfTrainingRecipe, SupervisedRecipe
 from pipeline.training.run import train_run
+from pipeline.training.self_training import train_self_training
 from pipeline.training.state import Trained
 from pipeline.training.supervised import train_supervised
 from tests import tiny_run
@@ -36,13 +44,16 @@ CPU = torch.device("cpu")
 # because Adam's first steps are the gradients' signs, which rounding decides where a gradient is next to nothing.
 RECIPE = SupervisedRecipe(24, 4, epochs=2, patches_per_volume=3, channels=(4, 8, 16), learning_rate=1e-4)
 ADAPTATION_RECIPE = AdaptationRecipe(24, 4, epochs=2, patches_per_volume=3, learning_rate=2e-5)
+ROUND_RECIPE = SelfTrainingRecipe(
+    24, 4, epochs=2, patches_per_volume=3, learning_rate=2e-6, separate_statistics=True, teacher=BOTH
+)
 SOURCE = [ball(f"crossmoda_{i}", i) for i in (1, 2, 3)]
 VALIDATION = [ball(f"crossmoda_{i}", i) for i in (96, 97, 98)]
 TARGET = [ball(f"crossmoda_{i}", i, inverted=True) for i in (106, 107, 108)]
 VOLUMES = {"source_training": SOURCE, "source_validation": VALIDATION, "target_training": TARGET}
 
 
-def both_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained]:
+def three_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained, Trained]:
     torch.manual_seed(5)
     network = ENet3d(channels=RECIPE.channels)
     for module in network.modules():
@@ -53,7 +64,18 @@ def both_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained]:
     second = train_adaptation(
         VS, first.last, VOLUMES, ADAPTATION_RECIPE, rng=np.random.default_rng(1), execution=execution
     )
-    return first, second
+    with patch.object(self_training, "label_target", true_labels):
+        third = train_self_training(
+            VS, first.last, VOLUMES, ROUND_RECIPE, rng=np.random.default_rng(2), execution=execution
+        )
+    return first, second, third
+
+
+def true_labels(_: object, target: list[TrainingVolume], *__: object, **___: object) -> Iterator[Any]:
+    """Label the target as it is: networks of two epochs find nothing."""
+    masks = {volume.case: volume.mask for volume in TARGET}
+    for case in target:
+        yield case, PseudoLabel(masks[case.case], None, "", 1.0)
 
 
 def run(folder: Path, ranks: Ranks, *listeners: Ender) -> int:
@@ -68,7 +90,7 @@ def run(folder: Path, ranks: Ranks, *listeners: Ender) -> int:
 
 def one_of_two(folder: Path) -> None:
     with joined_ranks(CPU) as (ranks, _):
-        phases = both_phases(ranks)
+        phases = three_phases(ranks)
         plain = [
             {
                 "losses": [epoch.losses for epoch in phase.history],

@@ -140,6 +140,8 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
         """Normalise `(N, C, D, H, W)`; a rank without patches, N = 0, must call this too."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
+        if self.momentum is None:  # the statistics are re-estimated, by every rank alone from the same patches
+            return super().forward(x)
         wide, axes = x.double(), (0, 2, 3, 4)
         voxels = wide.new_full((1,), x.numel() // x.shape[1])
         sums, squares, voxels = _AllReduceSum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), voxels])).split(
@@ -149,13 +151,10 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
         variance = squares / voxels - mean.square()
         with torch.no_grad():
             unbiased = variance * voxels / (voxels - 1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
-            share = self.momentum
-            if share is None:  # as in torch, the mean over all batches
-                share = 1 / int(self.num_batches_tracked) if self.num_batches_tracked is not None else 0.0
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
         scale = self.weight * (variance + self.eps).rsqrt().to(x.dtype)
         shift = self.bias - mean.to(x.dtype) * scale
         return x * scale[:, None, None, None] + shift[:, None, None, None]
