@@ -63,6 +63,15 @@ _PHASE1 = SUPERVISED.key
 _VOXELS = 'input = "volume"'
 _WITHOUT_REVERSAL = "[adaptation]\ngrl_weight_max = 0.0"
 _AS_IN_THE_ROUNDS = '[vs.adaptation]\naugmentation = "light"\n'
+# The cochlea's round 1 with the network that labels, trained further, where the best trains a new one.
+_FURTHER = """[cochlea.self_training_1]
+input = "teacher"
+learning_rate = 3e-4
+epochs = 12
+validate_every = 12
+separate_statistics = false
+"""
+_ROUND_ON_DESCRIPTORS = _FURTHER + 'teacher = "both"\nflipped_view = false'
 # The VS with random contrast; the cochlea with the target's statistics, without which phase 1 does not find it.
 _VOXELS_FROM_THE_FIRST = f"""
 [vs]
@@ -73,25 +82,9 @@ epochs = 60
 validate_every = 50
 [cochlea.supervised]
 {_VOXELS}
-[cochlea.self_training_1]
-input = "teacher"
-teacher = "statistics"
-learning_rate = 3e-4
-epochs = 12
-validate_every = 12
-separate_statistics = false
+{_FURTHER}teacher = "statistics"
 [cochlea.self_training_2]
 teacher = "network"
-separate_statistics = false
-"""
-_ROUND_ON_DESCRIPTORS = """
-[cochlea.self_training_1]
-input = "teacher"
-teacher = "both"
-flipped_view = false
-learning_rate = 3e-4
-epochs = 12
-validate_every = 12
 separate_statistics = false
 """
 

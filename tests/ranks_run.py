@@ -12,9 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -24,8 +22,6 @@ from torch import nn
 
 from challenge.contract import VS
 from challenge.signals import Interrupted
-from pipeline.adaptation.pseudo_labels import PseudoLabel
-from pipeline.data.sampling import TrainingVolume
 from pipeline.model.enet import ENet3d
 from pipeline.runtime.distributed import ALONE, Ranks, joined_ranks
 from pipeline.training import self_training
@@ -37,7 +33,7 @@ from pipeline.training.self_training import train_self_training
 from pipeline.training.state import Trained
 from pipeline.training.supervised import train_supervised
 from tests import tiny_run
-from tests.tiny_run import Ender, ball
+from tests.tiny_run import Ender, ball, labelled_truly
 
 CPU = torch.device("cpu")
 # Nine patches a domain: batches of 4, 4 and 1, of which the second process gets 2, 2 and none. The rates are small,
@@ -50,6 +46,7 @@ ROUND_RECIPE = SelfTrainingRecipe(
 SOURCE = [ball(f"crossmoda_{i}", i) for i in (1, 2, 3)]
 VALIDATION = [ball(f"crossmoda_{i}", i) for i in (96, 97, 98)]
 TARGET = [ball(f"crossmoda_{i}", i, inverted=True) for i in (106, 107, 108)]
+BRIGHT = [ball(f"crossmoda_{i}", i) for i in (106, 107, 108)]  # as TARGET, with masks
 VOLUMES = {"source_training": SOURCE, "source_validation": VALIDATION, "target_training": TARGET}
 
 
@@ -64,18 +61,11 @@ def three_phases(ranks: Ranks = ALONE) -> tuple[Trained, Trained, Trained]:
     second = train_adaptation(
         VS, first.last, VOLUMES, ADAPTATION_RECIPE, rng=np.random.default_rng(1), execution=execution
     )
-    with patch.object(self_training, "label_target", true_labels):
+    with patch.object(self_training, "label_target", labelled_truly(BRIGHT)):
         third = train_self_training(
             VS, first.last, VOLUMES, ROUND_RECIPE, rng=np.random.default_rng(2), execution=execution
         )
     return first, second, third
-
-
-def true_labels(_: object, target: list[TrainingVolume], *__: object, **___: object) -> Iterator[Any]:
-    """Label the target as it is: networks of two epochs find nothing."""
-    masks = {volume.case: volume.mask for volume in TARGET}
-    for case in target:
-        yield case, PseudoLabel(masks[case.case], None, "", 1.0)
 
 
 def run(folder: Path, ranks: Ranks, *listeners: Ender) -> int:

@@ -138,9 +138,8 @@ class PooledBatchNorm3d(nn.BatchNorm3d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise `(N, C, D, H, W)`; a rank without patches, N = 0, must call this too."""
-        if not self.training or self.running_mean is None or self.running_var is None:
-            return super().forward(x)
-        if self.momentum is None:  # the statistics are re-estimated, by every rank alone from the same patches
+        # Without a momentum, statistics are re-estimated, by every rank alone from the same patches.
+        if not self.training or self.momentum is None or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         wide, axes = x.double(), (0, 2, 3, 4)
         voxels = wide.new_full((1,), x.numel() // x.shape[1])

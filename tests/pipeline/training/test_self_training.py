@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.training.run import train_run
 from pipeline.training.self_training import label_target, train_self_training
 from pipeline.training.settings import RunError, RunPlan
 from pipeline.training.state import PhaseState, Trained
-from tests.tiny_run import RECIPE, SHARED, VOLUMES, Ender, ball, tiny_plan
+from tests.tiny_run import RECIPE, SHARED, VOLUMES, Ender, ball, labelled_truly, tiny_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,15 +85,6 @@ def a_teacher_that_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.where(smoothed(volume, 0.7) > 1.0, np.float32(0.9), np.float32(0.1))
 
     monkeypatch.setattr(self_training, "predict_structure", predict)
-
-
-def certain_labels(
-    segmenters: object, target: list[TrainingVolume], *_: object, **__: object
-) -> Iterator[tuple[TrainingVolume, PseudoLabel]]:
-    """Label every case as it is, whatever the network says."""
-    masks = {volume.case: volume.mask for volume in TARGET}
-    for case in target:
-        yield case, PseudoLabel(masks[case.case], None, "", 1.0)
 
 
 @pytest.fixture
@@ -246,7 +237,7 @@ def test_separate_statistics_are_the_target_s_and_validation_has_the_source_s(
         return validate(given, *arguments, **named)
 
     monkeypatch.setattr(epoch_end, "validate", seen)
-    monkeypatch.setattr(self_training, "label_target", certain_labels)
+    monkeypatch.setattr(self_training, "label_target", labelled_truly(TARGET))
     shared: dict[str, Any] = {"epochs": 1, "patches_per_volume": 40, "augmentation": "none"}
     mixed, apart = (trained(network, far, separate_statistics=separate, **shared).last for separate in (False, True))
     of_mixed, of_apart = (float(result.encoder.initial.norm.running_mean[-1]) for result in (mixed, apart))
