@@ -106,14 +106,14 @@ CHANGES = (
     Change("voxels", _VOXELS_FROM_THE_FIRST),
     Change("adversary", last=ADAPTATION.key, base="voxels"),
     Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, base="voxels"),
-    Change("adversary-mind", _AS_IN_THE_ROUNDS, ADAPTATION.key, (VS,)),
-    Change("adversary-mind-off", f"{_AS_IN_THE_ROUNDS}grl_weight_max = 0.0", ADAPTATION.key, (VS,)),
+    Change("adversary-mind", _AS_IN_THE_ROUNDS, ADAPTATION.key),
+    Change("adversary-mind-off", f"{_WITHOUT_REVERSAL}\n{_AS_IN_THE_ROUNDS}", ADAPTATION.key),
     Change("mean-teacher", last=MEAN_TEACHER.key, structures=(VS,)),
     Change("mean-teacher", last=MEAN_TEACHER.key, structures=(COCHLEA,), base="voxels"),
     Change("mind-fine-round", _ROUND_ON_DESCRIPTORS, SELF_TRAINING[0].key, (COCHLEA,)),
     Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true', structures=(VS,)),
     Change("no-agreement", "agreement = 0.0"),
-    Change("not-randomised", 'augmentation = "none"'),
+    Change("not-randomised", 'augmentation = "none"\ntarget_augmentation = "none"'),
     Change("nearness", "cochlea_factor = 1.5", structures=(VS,), with_cochlea=True),
 )
 

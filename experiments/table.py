@@ -55,7 +55,7 @@ LADDER = {
     "best+statistics": "best, with the target's statistics",
     "voxels:self_training_1": "voxels from the first, self-training 1",
     "voxels": "best, with voxels from the first",
-    "not-randomised": "best, nothing randomised",
+    "not-randomised": "best, nothing randomised in its rounds",
     "own-teacher": "best, first teacher without the target's statistics",
     "no-agreement": "best, without the views' agreement",
     "nearness": "best, with nearness to a cochlea",

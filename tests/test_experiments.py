@@ -157,6 +157,7 @@ def test_every_change_of_the_ladder_changes_the_recipe(change, tmp_path: Path) -
         ("voxels", VS, []),
         ("voxels", COCHLEA, []),
         ("mind-fine-round", COCHLEA, ["supervised"]),  # that of its base
+        ("adversary-mind", COCHLEA, ["supervised"]),
         ("not-randomised", VS, ["supervised"]),  # its phase 1 never was
     ],
 )
