@@ -19,17 +19,23 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
-def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of batch norm as they are in forwards inside; training uses those of the batch."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+def statistics_of(network: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Lend a network the running statistics of another with the same layers: forwards inside use and update those."""
+    pairs = [pair for pair in zip(network.modules(), other.modules(), strict=True) if isinstance(pair[0], _BatchNorm)]
+    own = [(norm.running_mean, norm.running_var) for norm, _ in pairs]
+    for norm, of_other in pairs:
+        norm.running_mean, norm.running_var = of_other.running_mean, of_other.running_var
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for (norm, _), (mean, variance) in zip(pairs, own, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
+
+
+def with_statistics_of(network: Network, other: nn.Module) -> Network:
+    """Return a copy of a network with another's running statistics; both have the same layers."""
+    with statistics_of(network, other):
+        return copy.deepcopy(network)
 
 
 @torch.no_grad()

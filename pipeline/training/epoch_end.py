@@ -3,13 +3,14 @@
 Source: Kondo 2021, Section 3, "the model showing the highest Dice value for the validation data".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from challenge.contract import Structure
 from evaluation.metrics import count_overlap, dice
+from pipeline.adaptation.statistics import with_statistics_of
 from pipeline.data.sampling import TrainingVolume
 from pipeline.inference.segment import predict_structure
 from pipeline.model.enet import ENet3d
@@ -43,18 +44,17 @@ def validate_if_due(
     *,
     ranks: Ranks = ALONE,
     listener: Listener | None = None,
-    prepared: Callable[[ENet3d], ENet3d] = lambda network: network,
+    statistics: ENet3d | None = None,
 ) -> Validation | None:
     """Validate the current epoch's network, as `validate` does, if the recipe validates this epoch.
 
-    `prepared` returns the network to predict with, given the state's.
+    With `statistics`, that network's running ones stand in for its own.
     """
     epoch = state.epoch + 1
     if epoch % recipe.validate_every and epoch != recipe.epochs:
         return None
-    return validate(
-        prepared(state.network), volumes, state.structure, recipe, device, ranks=ranks, state=state, listener=listener
-    )
+    network = state.network if statistics is None else with_statistics_of(state.network, statistics)
+    return validate(network, volumes, state.structure, recipe, device, ranks=ranks, state=state, listener=listener)
 
 
 def validate(

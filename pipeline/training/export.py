@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,9 @@ def _lineage(folder: Path, phase: Phase) -> list[Phase]:
 
 
 def _saved_recipe(folder: Path, phase: Phase) -> Recipe:
-    """Return the recipe in a phase's settings, where JSON has lists for tuples."""
-    return phase.recipe_type(**read_settings(folder / phase.key)["settings"]["recipe"])
+    """Return the recipe in a phase's settings, without what only another version knows; JSON has lists for tuples."""
+    saved, known = read_settings(folder / phase.key)["settings"]["recipe"], {f.name for f in fields(phase.recipe_type)}
+    return phase.recipe_type(**{name: value for name, value in saved.items() if name in known})
 
 
 def _facts(folder: Path) -> dict[str, Any]:

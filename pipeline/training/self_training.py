@@ -14,7 +14,7 @@ from challenge.contract import Structure
 from pipeline.adaptation.nearness import Nearness
 from pipeline.adaptation.pseudo_labels import PseudoLabel, PseudoLabelRules, pseudo_label, volume_range
 from pipeline.adaptation.randomisation import augment_by
-from pipeline.adaptation.statistics import reestimate_statistics, running_statistics_kept
+from pipeline.adaptation.statistics import reestimate_statistics, statistics_of
 from pipeline.config import OURS, PAPER, SOURCE_TRAINING, SOURCE_VALIDATION, TARGET_TRAINING
 from pipeline.data.sampling import TrainingVolume, cut_batches, epoch_draws, half_and_half
 from pipeline.inference.segment import predict_structure
@@ -81,6 +81,7 @@ def train_self_training(
     given = network.to(device)
     is_new = recipe.input not in (TEACHERS_INPUT, network.input)
     network = (_new_network(network, recipe.input) if is_new else copy.deepcopy(network)).to(device)
+    of_source = copy.deepcopy(network) if recipe.separate_statistics else None  # for its running statistics alone
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     # Stepped once an epoch, our choice, because the paper counts in epochs.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.epochs)
@@ -94,6 +95,7 @@ def train_self_training(
         epochs=recipe.epochs,
         batches_per_epoch=-(-source_patches // recipe.domain_batch),
         rng=rng,
+        others={} if of_source is None else {"of_source": of_source},
     )
     tell.started(state)
     labelled = []
@@ -113,33 +115,26 @@ def train_self_training(
             )
     forward = BatchForward(network, device, execution, seed=seed)
 
-    def for_the_source(network: ENet3d) -> ENet3d:
-        """Give the network the statistics that the source's patches had in training, if they were apart."""
-        if not recipe.separate_statistics:
-            return network
-        few, rng = OURS.statistics_patches, np.random.default_rng(seed)
-        return reestimate_statistics(network, source, recipe.window, patches_per_volume=few, rng=rng)
-
-    of_source, of_target = recipe.drawing(), recipe.drawing()
-    of_target["patches_per_volume"] = -(-source_patches // max(len(labelled), 1))
+    source_draws, target_draws = recipe.drawing(), recipe.drawing()
+    target_draws["patches_per_volume"] = -(-source_patches // max(len(labelled), 1))
 
     for epoch in state.epochs_left():
         network.train()
         draws = half_and_half(
-            epoch_draws(source, rng=rng, augment=augment_by(recipe.augmentation), **of_source),
-            epoch_draws(labelled, rng=rng, augment=augment_by(recipe.target_augmentation), **of_target),
+            epoch_draws(source, rng=rng, augment=augment_by(recipe.augmentation), **source_draws),
+            epoch_draws(labelled, rng=rng, augment=augment_by(recipe.target_augmentation), **target_draws),
         )
         for batch in cut_batches(state.batches_left(draws), execution.workers):
             masks = torch.from_numpy(batch.masks).to(device)
             certain = None if batch.certain is None else torch.from_numpy(batch.certain).to(device)
             patches, step = torch.from_numpy(batch.patches), state.steps_done
-            if recipe.separate_statistics:
-                of_each = patches.tensor_split(2)
-                with running_statistics_kept(network):
-                    logits = forward(of_each[0], step=step)
-                logits = torch.cat([logits, forward(of_each[1], step=step)])
-            else:
+            if of_source is None:
                 logits = forward(patches, step=step)
+            else:
+                halves = patches.tensor_split(2)
+                with statistics_of(network, of_source):
+                    logits = forward(halves[0], step=step)
+                logits = torch.cat([logits, forward(halves[1], step=step)])
             loss = supervised_loss(logits, masks, recipe.dice_weight, certain)
             check_finite(loss.total, epoch, batch.cases)
             optimiser.zero_grad()
@@ -148,7 +143,7 @@ def train_self_training(
             state.add_step(loss=loss.total, cross_entropy=loss.cross_entropy, dice_loss=loss.dice)
             tell.stepped(state)
         scores = validate_if_due(
-            state, validation, recipe, device, ranks=execution.ranks, listener=tell, prepared=for_the_source
+            state, validation, recipe, device, ranks=execution.ranks, listener=tell, statistics=of_source
         )
         schedule.step()
         state.finish_epoch(scores)

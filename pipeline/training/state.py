@@ -60,7 +60,7 @@ class PhaseState:
             rng: where the phase draws from.
             epochs: in all.
             batches_per_epoch: in each.
-            others: other modules that are trained, such as a domain classifier, by name.
+            others: other modules that a checkpoint must hold, such as a domain classifier, by name.
         """
         self.structure, self.phase, self.network, self.others = structure, phase, network, dict(others or {})
         self.optimiser, self.schedule = optimiser, schedule

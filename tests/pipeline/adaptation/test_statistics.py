@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.adaptation.statistics import reestimate_statistics, running_statistics_kept
+from pipeline.adaptation.statistics import reestimate_statistics, statistics_of, with_statistics_of
 from pipeline.data.sampling import TrainingVolume
 from tests.segmenters import narrow_network
 
@@ -67,14 +67,29 @@ def test_nothing_to_estimate_from_is_refused(given, patches):
         reestimate_statistics(narrow_network(), given, 16, patches_per_volume=patches, rng=np.random.default_rng(0))
 
 
-def test_running_statistics_are_kept_inside_and_move_on_afterwards():
-    network = narrow_network().train()
-    before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+def running(network):
+    return {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+
+
+def same(one, other):
+    return [torch.equal(value, other[name]) for name, value in one.items()]
+
+
+def test_lent_statistics_are_used_and_updated_and_its_own_are_kept():
+    network = narrow_network()
+    other = reestimate_statistics(network, volumes(3, 2), 16, patches_per_volume=4, rng=np.random.default_rng(0))
     patches = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (2, 1, 16, 16, 16)).astype(np.float32))
-    with running_statistics_kept(network):
-        inside = network(patches)
-    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
-    # Inside, too, patches are normalised by their own batch: the network is not in eval mode.
-    assert not torch.allclose(inside, network.eval()(patches))
-    network.train()(patches)
-    assert not any(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+    own, of_other, expected = running(network), running(other), other(patches)
+    assert not any(same(own, of_other))
+    with statistics_of(network.eval(), other):
+        torch.testing.assert_close(network(patches), expected, rtol=0, atol=0)
+    copied = with_statistics_of(network, other)
+    assert all(same(running(copied), of_other))
+    network.train()
+    with statistics_of(network, other):
+        network(patches).sum().backward()
+    assert all(same(running(network), own))
+    assert not any(same(running(other), of_other))
+    assert all(same(running(copied), of_other))
+    network(patches)
+    assert not any(same(running(network), own))

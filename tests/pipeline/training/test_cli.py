@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,6 +209,19 @@ def test_the_control_and_the_target_s_statistics(data: Path, trained: tuple[Path
     bad = run("export", runs / "vs", "--out", tmp_path / "bad", "--scores", tmp_path / "bad.json")
     assert bad.exit_code == 1
     assert "expected an object of scores by name, got list" in bad.stderr
+
+
+def test_a_run_of_another_version_is_exported(trained: tuple[Path, Result], tmp_path: Path) -> None:
+    """Its recipes may have had fields that are no longer known; the card keeps what was written."""
+    runs = Path(shutil.copytree(trained[0], tmp_path / "runs"))
+    path = runs / "vs" / "adaptation" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["settings"]["recipe"]["of_another_version"] = 1
+    path.write_text(json.dumps(settings))
+    result = run("export", runs / "vs", "--out", tmp_path / "weights")
+    assert result.exit_code == 0, result.output
+    card = json.loads((tmp_path / "weights" / "vs.json").read_text())
+    assert card["phase2"]["recipe"]["of_another_version"] == 1
 
 
 def test_a_card_names_the_phantoms(data: Path, trained: tuple[Path, Result], tmp_path: Path) -> None:

@@ -365,9 +365,8 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert same(ends[0]["state"]["best"], ends[1]["state"]["best"])
     progress = [saved_progress(end) for end in ends]
     assert progress[0]["rng"] == progress[1]["rng"]
-    assert [epoch["losses"] for epoch in progress[0]["history"]] == [
-        epoch["losses"] for epoch in progress[1]["history"]
-    ]
+    for value in ("losses", "validation"):
+        assert [epoch[value] for epoch in progress[0]["history"]] == [epoch[value] for epoch in progress[1]["history"]]
     tables = [(folder / FIRST.key / "pseudo_labels.csv").read_text() for folder in (one, other)]
     assert tables[0] == tables[1]
 
@@ -393,9 +392,11 @@ def test_the_same_command_goes_on_and_ends_with_the_same_weights(
     assert_same_end(folder, whole)
 
 
-def test_views_of_random_contrast_are_the_same_after_an_interruption(phase_1: Path, tmp_path: Path) -> None:
+def test_views_of_random_contrast_and_separate_statistics_are_the_same_after_an_interruption(
+    phase_1: Path, tmp_path: Path
+) -> None:
     one, other = (Path(shutil.copytree(phase_1, tmp_path / name)) for name in ("one", "other"))
-    with_views = plan(teacher=BOTH, contrast_view="contrast")
+    with_views = plan(teacher=BOTH, contrast_view="contrast", separate_statistics=True)
     train_run(with_views, ROUND, one, device=CPU)
     with pytest.raises(Interrupted):
         train_run(with_views, ROUND, other, device=CPU, listeners=[Ender(FIRST.key, 2, 1, "", 15)])
