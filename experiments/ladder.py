@@ -61,16 +61,20 @@ class Change:
 
 _PHASE1 = SUPERVISED.key
 _VOXELS = 'input = "volume"'
+_PHASE_1_OF_40 = "[supervised]\nepochs = 40\n"
 _WITHOUT_REVERSAL = "[adaptation]\ngrl_weight_max = 0.0"
 _AS_IN_THE_ROUNDS = '[vs.adaptation]\naugmentation = "light"\n'
+_RANDOMISED = 'augmentation = "mild"\ntarget_augmentation = "light"'
 # The cochlea's round 1 with the network that labels, trained further, where the best trains a new one.
-_FURTHER = """[cochlea.self_training_1]
+_FURTHER = f"""[cochlea.self_training_1]
+{_RANDOMISED}
 input = "teacher"
 learning_rate = 3e-4
 epochs = 12
 validate_every = 12
 separate_statistics = false
 """
+_IN_BOTH_ROUNDS = f"[cochlea.self_training_1]\n{_RANDOMISED}\n[cochlea.self_training_2]\n{_RANDOMISED}"
 _ROUND_ON_DESCRIPTORS = _FURTHER + 'teacher = "both"\nflipped_view = false'
 # The VS with random contrast; the cochlea with the target's statistics, without which phase 1 does not find it.
 _VOXELS_FROM_THE_FIRST = f"""
@@ -84,6 +88,7 @@ validate_every = 50
 {_VOXELS}
 {_FURTHER}teacher = "statistics"
 [cochlea.self_training_2]
+{_RANDOMISED}
 teacher = "network"
 separate_statistics = false
 """
@@ -91,7 +96,7 @@ separate_statistics = false
 
 def _alone(augmentation: str) -> str:
     """Return the configuration of one augmentation in phase 1 alone, on voxels."""
-    return f'[supervised]\naugmentation = "{augmentation}"\n{_VOXELS}'
+    return f'{_PHASE_1_OF_40}augmentation = "{augmentation}"\n{_VOXELS}'
 
 
 # First what phase 1 is worth with one arm alone, then what else can follow it, then what is left out of the best.
@@ -101,8 +106,9 @@ CHANGES = (
     Change("label-aware", _alone("mixed"), _PHASE1, (VS,)),
     Change("tumour-intensity", _alone("structure"), _PHASE1, (VS,)),
     Change("mild", _alone("mild"), _PHASE1, (COCHLEA,)),
-    Change("mind", '[supervised]\ninput = "mind"', _PHASE1),
-    Change("mind-randomised", '[vs.supervised]\naugmentation = "contrast"', _PHASE1, (VS,)),
+    Change("mind", f'{_PHASE_1_OF_40}input = "mind"', _PHASE1),
+    Change("mind-randomised", f'{_PHASE_1_OF_40}augmentation = "contrast"', _PHASE1, (VS,)),
+    Change("fewer-epochs", _PHASE_1_OF_40, structures=(VS,)),
     Change("voxels", _VOXELS_FROM_THE_FIRST),
     Change("adversary", last=ADAPTATION.key, base="voxels"),
     Change("adversary-off", _WITHOUT_REVERSAL, ADAPTATION.key, base="voxels"),
@@ -113,7 +119,8 @@ CHANGES = (
     Change("mind-fine-round", _ROUND_ON_DESCRIPTORS, SELF_TRAINING[0].key, (COCHLEA,)),
     Change("own-teacher", '[self_training_1]\nteacher = "network"\nflipped_view = true', structures=(VS,)),
     Change("no-agreement", "agreement = 0.0"),
-    Change("not-randomised", 'augmentation = "none"\ntarget_augmentation = "none"'),
+    Change("not-randomised", 'augmentation = "none"\ntarget_augmentation = "none"', structures=(VS,)),
+    Change("randomised", _IN_BOTH_ROUNDS, structures=(COCHLEA,)),
     Change("nearness", "cochlea_factor = 1.5", structures=(VS,), with_cochlea=True),
 )
 

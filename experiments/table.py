@@ -53,9 +53,12 @@ LADDER = {
     "best:self_training_1+statistics": "the same with the target's statistics",
     "best": "**best**",
     "best+statistics": "best, with the target's statistics",
+    "fewer-epochs:supervised": "best, with 40 epochs of phase 1: phase 1",
+    "fewer-epochs": "best, with 40 epochs of phase 1",
     "voxels:self_training_1": "voxels from the first, self-training 1",
     "voxels": "best, with voxels from the first",
-    "not-randomised": "best, nothing randomised in its rounds",
+    "not-randomised": "best, nothing randomised in its round",
+    "randomised": "best, with mild contrast, noise and small turns in its rounds",
     "own-teacher": "best, first teacher without the target's statistics",
     "no-agreement": "best, without the views' agreement",
     "nearness": "best, with nearness to a cochlea",
@@ -102,7 +105,10 @@ LADDER_PAIRS = (
     ("best", "best:supervised+statistics"),
     ("best", "best+statistics"),
     ("best", "best:self_training_1"),
-    *(("best", arm) for arm in ("voxels", "not-randomised", "own-teacher", "no-agreement", "nearness")),
+    *(
+        ("best", arm)
+        for arm in ("voxels", "fewer-epochs", "not-randomised", "randomised", "own-teacher", "no-agreement", "nearness")
+    ),
     *(("best", arm) for arm in ("phase2", "phase1")),
     ("best", "oracle"),
 )

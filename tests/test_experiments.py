@@ -159,6 +159,7 @@ def test_every_change_of_the_ladder_changes_the_recipe(change, tmp_path: Path) -
         ("mind-fine-round", COCHLEA, ["supervised"]),  # that of its base
         ("adversary-mind", COCHLEA, ["supervised"]),
         ("not-randomised", VS, ["supervised"]),  # its phase 1 never was
+        ("randomised", COCHLEA, ["supervised"]),
     ],
 )
 def test_phases_that_do_not_change_are_copied_from_the_base(tmp_path: Path, name, structure, shared) -> None:
