@@ -53,6 +53,7 @@ def validate_if_due(
     epoch = state.epoch + 1
     if epoch % recipe.validate_every and epoch != recipe.epochs:
         return None
+    # A copy: whoever stops a run during validation saves the state's network.
     network = state.network if statistics is None else with_statistics_of(state.network, statistics)
     return validate(network, volumes, state.structure, recipe, device, ranks=ranks, state=state, listener=listener)
 
