@@ -50,6 +50,7 @@ class ProgressDisplay(Listener):
         """Say where the phase stands, and start its bar."""
         self._since = self._said_at = time.perf_counter()
         self._steps_before = state.steps_done
+        self._labels.clear()
         epochs, batches = counted(state.epochs, "epoch"), counted(state.batches_per_epoch, "batch", "batches")
         if state.epoch == state.epochs:
             self._say(f"{state.title}: finished, {epochs}")

@@ -29,6 +29,7 @@ from pipeline.training.summary import validation_scores
 # These identify a cohort of phantoms; the rest of its record is about single cases.
 PHANTOM_RECORD = "phantom.json"
 _PHANTOM_NAMES = ("version", "preset", "hardness", "seed")
+_OF_SOURCE = "the source's, as trained, not those of these weights"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def export_run(folder: Path, structure: Structure, out: Path, options: ExportOpt
         card["summary"] += f"; {told}"
         card["departures_from_paper"]["statistics"] = f"{told} (pipeline.adaptation.statistics)"
         if card["scores"]["source_validation"]:
-            card["scores"]["source_validation"]["statistics"] = "the source's, as trained, not those of these weights"
+            card["scores"]["source_validation"]["statistics"] = _OF_SOURCE
     if options.anatomy if options.anatomy is not None else not (phase.is_the_papers or phase.is_comparison):
         rules = PostProcessing(components=OURS.components[structure], fill_holes=True)
         card["postprocessing"] = rules.as_card()
@@ -163,7 +164,7 @@ def _card(folder: Path, phase: Phase, best: bool, note: str) -> dict[str, Any]:
         },
         "schedule": [_schedule(p, facts[p]) for p in phases],
         "departures_from_paper": {names[p]: facts[p].pop("departures") for p in phases},
-        "scores": {"source_validation": validation_scores(progress, best=best)},
+        "scores": {"source_validation": _source_scores(progress, settings["recipe"], best=best)},
         "seconds": {names[p]: facts[p].pop("seconds") for p in phases},
         "machine": record["machine"],
         "version": record["version"],
@@ -200,10 +201,20 @@ def _facts(folder: Path) -> dict[str, Any]:
         "machine": record["machine"],
         "execution": record.get("execution", FP32),
         "last_losses": {name: round(value, 4) for name, value in progress["history"][-1]["losses"].items()},
-        "source_validation": {which: validation_scores(progress, best=which == BEST) for which in (BEST, LAST)},
+        "source_validation": {
+            which: _source_scores(progress, settings["recipe"], best=which == BEST) for which in (BEST, LAST)
+        },
         "departures": record["departures"],
         "seconds": round(sum(epoch["seconds"] for epoch in progress["history"])),
     }
+
+
+def _source_scores(progress: dict[str, Any], recipe: Mapping[str, Any], *, best: bool) -> dict[str, Any] | None:
+    """Return a phase's source validation; with separate statistics it had the source's, the weights the target's."""
+    scores = validation_scores(progress, best=best)
+    if scores and recipe.get("separate_statistics"):
+        scores["statistics"] = _OF_SOURCE
+    return scores
 
 
 def _schedule(phase: Phase, facts: dict[str, Any]) -> str:

@@ -132,9 +132,10 @@ def train_self_training(
                 logits = forward(patches, step=step)
             else:
                 halves = patches.tensor_split(2)
+                # Two steps of the forward's, because several processes seed dropout with its number.
                 with statistics_of(network, of_source):
-                    logits = forward(halves[0], step=step)
-                logits = torch.cat([logits, forward(halves[1], step=step)])
+                    logits = forward(halves[0], step=2 * step)
+                logits = torch.cat([logits, forward(halves[1], step=2 * step + 1)])
             loss = supervised_loss(logits, masks, recipe.dice_weight, certain)
             check_finite(loss.total, epoch, batch.cases)
             optimiser.zero_grad()
@@ -213,7 +214,7 @@ def _views(
     if recipe.flipped_view:
         flipped = np.ascontiguousarray(case.volume[..., ::-1])
         yield predict_structure(flipped, segmenter, overlap=recipe.overlap)[..., ::-1]
-    if (augment := augment_by(recipe.contrast_view)) is not None:
+    if (augment := augment_by(recipe.contrast_view, geometry=False)) is not None:
         nothing = np.zeros(case.volume.shape, dtype=np.bool_)
         other, _, _ = augment(case.volume, nothing, nothing, case, rng)
         yield predict_structure(other, segmenter, overlap=recipe.overlap)

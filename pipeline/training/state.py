@@ -165,7 +165,8 @@ class PhaseState:
         self.history = [Epoch.from_json(epoch) for epoch in progress["history"]]
         self._sums = progress["sums"]
         self._since = time.perf_counter() - progress["seconds"]
-        self._rng.bit_generator.state = progress["rng"]
+        # Both: a run may be stopped again before its next epoch begins.
+        self._rng.bit_generator.state = self._rng_at_start = progress["rng"]
         torch.set_rng_state(saved["torch_rng"])
         if torch.cuda.is_available() and len(saved["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(saved["cuda_rng"])

@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import json
+import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +27,7 @@ from pipeline.model.weights import Segmenter
 from pipeline.training import epoch_end, report, self_training
 from pipeline.training import run as runs
 from pipeline.training.checkpoint import finished_checkpoint, network_of, read_checkpoint, saved_progress
+from pipeline.training.export import export_run
 from pipeline.training.listeners import Listener
 from pipeline.training.phases import SELF_TRAINING, SUPERVISED
 from pipeline.training.recipes import BOTH, NETWORK, STATISTICS, TEACHERS_INPUT, SelfTrainingRecipe
@@ -130,10 +134,11 @@ class StopAtALabel(Listener):
     """Asks the process to stop when a case is labelled."""
 
     def __init__(self, case: str) -> None:
-        self._ender, self._case = Ender(FIRST.key, 1, 0, case, 15), case
+        self._case = case
 
     def pseudo_labelled(self, state: PhaseState, case: str, label: PseudoLabel) -> None:
-        self._ender._end_at(state, case)
+        if case == self._case:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_round_trains_and_leaves_the_network_given_alone(network: ENet3d) -> None:
@@ -271,6 +276,17 @@ def test_a_mirrored_view_is_turned_back(network: ENet3d) -> None:
     assert one.agreement == pytest.approx(other.agreement)
 
 
+@pytest.mark.usefixtures("a_teacher_that_knows")
+def test_a_view_of_random_contrast_keeps_every_voxel_in_its_place(network: ENet3d) -> None:
+    # `light` turns, zooms and adds some noise, through which the ball is still seen.
+    recipe = dataclasses.replace(LOOSE_RECIPE, contrast_view="light")
+    segmenter = Segmenter(VS, network, 24, CPU, card={})
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        labels = label_target([segmenter], TARGET, VOLUMES["source_training"], recipe, rng=rng)
+        assert all(label.agreement > 0.9 for _, label in labels)
+
+
 def test_a_round_that_keeps_nothing_is_refused(network: ENet3d, folder: Path) -> None:
     message = (
         r"self_training_1: expected a pseudo-label for at least one of 2 target cases, got none that the rules keep; "
@@ -392,12 +408,27 @@ def test_the_same_command_goes_on_and_ends_with_the_same_weights(
     assert_same_end(folder, whole)
 
 
+def test_a_second_interruption_while_labels_are_made_again_loses_nothing(folder: Path, whole: Path) -> None:
+    drawn = []
+    for stopper in (Ender(FIRST.key, 2, 1, "", 15), StopAtALabel("crossmoda_106")):
+        with pytest.raises(Interrupted):
+            train_run(plan(), ROUND, folder, device=CPU, listeners=[stopper])
+        drawn.append(saved_progress(read_checkpoint(folder / FIRST.key / "checkpoint.pt"))["rng"])
+    assert drawn[0] == drawn[1]
+    train_run(plan(), ROUND, folder, device=CPU)
+    assert_same_end(folder, whole)
+
+
 def test_views_of_random_contrast_and_separate_statistics_are_the_same_after_an_interruption(
     phase_1: Path, tmp_path: Path
 ) -> None:
     one, other = (Path(shutil.copytree(phase_1, tmp_path / name)) for name in ("one", "other"))
     with_views = plan(teacher=BOTH, contrast_view="contrast", separate_statistics=True)
     train_run(with_views, ROUND, one, device=CPU)
+    card = json.loads(export_run(one, VS, tmp_path / "weights").read_text())
+    told = "the source's, as trained, not those of these weights"
+    assert card["scores"]["source_validation"]["statistics"] == told
+    assert "statistics" not in card["phase1"]["source_validation"]["last"]
     with pytest.raises(Interrupted):
         train_run(with_views, ROUND, other, device=CPU, listeners=[Ender(FIRST.key, 2, 1, "", 15)])
     train_run(with_views, ROUND, other, device=CPU)
