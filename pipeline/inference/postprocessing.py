@@ -34,8 +34,10 @@ def decide(probability: NDArray[np.float32], rules: PostProcessing, spacing_mm: 
     """
     voxel_mm3 = float(np.prod(spacing_mm))
     threshold = THRESHOLD
-    mask = _refined(probability > threshold, probability, rules, spacing_mm)
-    while rules.never_empty and mask.sum() * voxel_mm3 < _PLAUSIBLE_MM3 and threshold > _LOWEST_THRESHOLD:
+    first = mask = _refined(probability > threshold, probability, rules, spacing_mm)
+    while rules.never_empty and mask.sum() * voxel_mm3 < _PLAUSIBLE_MM3:
+        if threshold <= _LOWEST_THRESHOLD:
+            return first if first.any() else mask
         threshold /= 2
         mask = _refined(probability > threshold, probability, rules, spacing_mm)
     return mask
@@ -102,6 +104,10 @@ def _merged(
     contested = np.sum(list(claims.values()), axis=0) > 1
     if contested.any() and any(rule.keeps_contested for rule in rules.values()):
         _give_to_the_smaller(labels, contested, claims)
+    # The other structure may have taken all of a claim. Small ones last, so that they keep what they get.
+    for structure, claim in sorted(claims.items(), key=lambda item: -int(item[1].sum())):
+        if rules[structure].never_empty and not (labels == structure.label).any():
+            labels[claim] = structure.label
     return labels
 
 

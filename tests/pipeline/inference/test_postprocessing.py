@@ -65,6 +65,23 @@ def test_never_empty_gives_up_where_nothing_is():
     assert not decide(np.zeros((4, 4, 4), np.float32), PostProcessing(never_empty=True), SPACING).any()
 
 
+def test_never_empty_keeps_what_was_found_where_nothing_plausible_is():
+    found, larger = (0.9, (2, 4), (2, 4), (10, 12)), (0.3, (2, 5), (2, 5), (40, 43))  # 1 mm3 and 3.4 mm3
+    volume = probability(found, larger)
+    volume[volume < 0.1] = 0.0
+    rules = PostProcessing(components="largest", never_empty=True)
+    assert np.array_equal(decide(volume, rules, SPACING), volume > 0.5)
+
+
+@pytest.mark.parametrize("never_empty", [False, True])
+def test_never_empty_gets_its_claim_back_when_the_other_structure_takes_all_of_it(never_empty):
+    inside = (0.7, (4, 8), (4, 8), (12, 16))  # 8 mm3, all of it likelier a tumour
+    probabilities = {VS: probability(TUMOUR), COCHLEA: probability(inside)}
+    labels = merge(probabilities, {COCHLEA: PostProcessing(never_empty=never_empty)}, SPACING)
+    assert (labels == COCHLEA.label).sum() == (64 if never_empty else 0)
+    assert (labels == VS.label).any()
+
+
 def test_holes():
     volume = probability(TUMOUR)
     volume[5, 6, 15] = 0.1
