@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,9 @@ def command(*arguments: object, threads: int = 1, log: Path | None = None) -> No
         subprocess.run(line, env=environment, check=True)
         return
     with log.open("a") as stream:
-        subprocess.run(line, env=environment, check=True, stdout=stream, stderr=stream)
+        code = subprocess.run(line, env=environment, stdout=stream, stderr=stream).returncode
+    if code:
+        raise RuntimeError(f"{' '.join(line)}: expected exit code 0, got {code}; {log} says why")
 
 
 def run_seed(out: Path, structure: Structure, seed: int) -> None:
@@ -225,9 +227,8 @@ def run_seed(out: Path, structure: Structure, seed: int) -> None:
 def run_variant(out: Path, structure: Structure, name: str) -> None:
     """Train phase 2 with one setting changed, from phase 1 of seed 0; score it."""
     runs, config = out / "runs" / name, out / f"{name}.toml"
-    phase1 = runs / structure.key / "supervised"
-    if not phase1.exists():
-        shutil.copytree(out / "runs" / "seed0" / structure.key / "supervised", phase1)
+    phase1 = Path(structure.key, "supervised")
+    copy_once(out / "runs" / "seed0" / phase1, runs / phase1)
     with written_whole(config) as partial:
         partial.write_text(f"[adaptation]\n{VARIANTS[name]}\n")
     chosen = {"--runs": runs, "--phase": "adaptation", "--config": config, "--split": out / "data" / "split.json"}
@@ -277,11 +278,15 @@ def score_arm(out: Path, arm: Arm, structure: Structure, seed: int) -> None:
 
 def copy_paper(out: Path) -> None:
     """Put the shipped `weights/paper` among the arms as `paper`, unless that was done before."""
-    folder = out / "arms" / PAPER_ARM / "seed0"
+    copy_once(ROOT / "weights" / "paper", out / "arms" / PAPER_ARM / "seed0")
+
+
+def copy_once(source: Path, folder: Path) -> None:
+    """Copy a folder, whole or not at all; one that is there is kept."""
     if not folder.exists():
-        partial = folder.with_name(".seed0.partial")
+        partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(ROOT / "weights" / "paper", partial)
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".lock"))
         partial.rename(folder)
 
 
@@ -327,10 +332,13 @@ def main(out: Path, seeds: int, jobs: int) -> None:
 
 
 def in_parallel(jobs: int, work: Sequence[tuple[Any, ...]]) -> None:
-    """Call every `(function, argument, ...)` in order, `jobs` at a time."""
-    with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(*task) for task in work]:
+    """Call every `(function, argument, ...)` in order, `jobs` at a time; after an error or Ctrl-C, begin no other."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for done in as_completed([pool.submit(*task) for task in work]):
             done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":

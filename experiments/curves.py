@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
 from experiments.ladder import RECIPE, rungs
-from experiments.scores import read_scores
+from experiments.scores import read_scores, seed_of
 from pipeline.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, saved_progress
 from pipeline.training.named_recipes import RECIPES
 
@@ -75,7 +75,7 @@ def draw(curves: dict[Structure, list[Curve]], path: Path) -> None:
         Line2D([], [], color="#444444", linewidth=1, label="Dice loss, training patches"),
         Line2D([], [], color="#444444", marker=".", linestyle=":", label="Dice, source validation"),
         Line2D([], [], color="#444444", marker="*", markersize=9, linestyle="none", label="Dice, target (tuning)"),
-        *(Line2D([], [], color=_COLOURS[i % len(_COLOURS)], label=f"seed {seed}") for i, seed in enumerate(seeds)),
+        *(Line2D([], [], color=_COLOURS[seed % len(_COLOURS)], label=f"seed {seed}") for seed in seeds),
     ]
     figure.legend(handles=marks, loc="upper center", ncols=len(marks), fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,10 @@ def main(out: Path, picture: Path) -> None:
     """Draw the learning curves of every seed of the best arm that has begun."""
     curves = {}
     for structure in STRUCTURES:
-        seeds = [int(path.parent.name.removeprefix("seed")) for path in out.glob(f"runs/best/seed*/{structure.key}")]
+        seeds = map(seed_of, out.glob(f"runs/best/seed*/{structure.key}"))
         curves[structure] = [curve for seed in sorted(seeds) if (curve := read_curve(out, structure, seed))]
+    if not any(curves.values()):
+        raise click.ClickException(f"{out}: expected runs of the recipe {RECIPE}, got none; run ladder.py first")
     draw(curves, picture)
 
 

@@ -13,7 +13,6 @@ resumes where it was stopped.
 """
 
 import csv
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -26,7 +25,7 @@ import numpy as np
 from challenge.contract import COCHLEA, STRUCTURES, VS, Structure, label_file
 from challenge.files import written_whole
 from evaluation.metrics import count_overlap, dice
-from experiments.arms import Arm, command, in_parallel, make_data, options, score_arm, train_options
+from experiments.arms import Arm, command, copy_once, in_parallel, make_data, options, score_arm, train_options
 from pipeline.data.cache import structure_mask
 from pipeline.runtime.allocator import keep_large_blocks
 from pipeline.training.named_recipes import RECIPES, chosen_recipes
@@ -176,11 +175,7 @@ def copy_from_base(out: Path, structure: Structure, seed: int, change: Change, s
     if change.with_cochlea:
         copied.append(Path(COCHLEA.key))
     for folder in copied:
-        if not (mine / folder).exists():
-            partial = mine / folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(base / folder, partial, ignore=shutil.ignore_patterns(".lock"))
-            partial.rename(mine / folder)
+        copy_once(base / folder, mine / folder)
 
 
 def trained_phases(structure: Structure, change: Change) -> list[Phase]:
@@ -196,6 +191,12 @@ def shared_phases(structure: Structure, change: Change, config: Path) -> list[Ph
     """Return the leading phases that a change leaves as its base has them; both configurations lie in one folder."""
     phases, of_base = trained_phases(structure, change), config.with_name(f"{change.base}.toml")
     if phases[0] not in RECIPES[RECIPE][structure]:
+        mine = chosen_recipes(RECIPE, structure, phases=[SUPERVISED], config=config)
+        if mine[SUPERVISED] != RECIPES[RECIPE][structure][SUPERVISED]:
+            raise ValueError(
+                f"{change.name}: expected phase 1 as in {change.base}, from which it is copied, got another recipe for "
+                "it; end with a phase of the recipe, or base it on an arm with that phase 1"
+            )
         return [SUPERVISED]
     base = chosen_recipes(RECIPE, structure, config=of_base if of_base.exists() else None)
     changed = chosen_recipes(RECIPE, structure, phases=phases, config=config)

@@ -23,7 +23,7 @@ class Scores:
 
 def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Scores | None:
     """Read an arm's scores of every seed; None if there are none."""
-    files = sorted((out / "arms" / arm).glob(f"seed*/{structure.key}_{cohort}.json"))
+    files = sorted((out / "arms" / arm).glob(f"seed*/{structure.key}_{cohort}.json"), key=seed_of)
     if not files:
         return None
     seeds = [json.loads(path.read_text()) for path in files]
@@ -32,8 +32,19 @@ def read_scores(out: Path, arm: str, structure: Structure, cohort: str) -> Score
     def values(name: str) -> np.ndarray:
         return np.array([[scores[case][name] for case in cases] for scores in seeds], dtype=float)
 
-    numbers = [int(path.parent.name.removeprefix("seed")) for path in files]
-    return Scores(numbers, cases, values("dice"), values("assd_mm"), values("empty"), values("volume_ratio"))
+    return Scores(
+        [seed_of(path) for path in files],
+        cases,
+        values("dice"),
+        values("assd_mm"),
+        values("empty"),
+        values("volume_ratio"),
+    )
+
+
+def seed_of(path: Path) -> int:
+    """Return the seed of a file or folder in `seed{S}`."""
+    return int(path.parent.name.removeprefix("seed"))
 
 
 def training_minutes(out: Path, arm: str, structure: Structure) -> float | None:

@@ -179,7 +179,7 @@ def score_networks(out: Path, structure: Structure, scans: int) -> list[dict[str
     told = {}
     for candidate in candidates(out, structure):
         digest = candidate.digest
-        path = out / "selection" / structure.key / f"{digest}.json"
+        path = out / "selection" / f"{scans}_scans" / structure.key / f"{digest}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             scores = label_free_scores(candidate, volumes, expected)

@@ -12,7 +12,9 @@ validation Dice, times the mean agreement of the views in its last round, is the
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -21,10 +23,11 @@ import numpy as np
 from challenge.contract import STRUCTURES, Structure
 from experiments.arms import ARMS, COHORTS, Arm, command, write_json
 from experiments.ladder import RECIPE, rungs
-from experiments.scores import read_scores
+from experiments.scores import read_scores, seed_of
 from experiments.table import LADDER, TITLES
 from pipeline.training.checkpoint import finished_checkpoint, saved_progress
 from pipeline.training.report import PSEUDO_LABELS_FILE
+from pipeline.training.settings import RunError
 
 # A smaller gain than this is noise, and the paper's method is shipped.
 CLEARLY = 0.01
@@ -34,18 +37,25 @@ def choose(out: Path, structure: Structure) -> tuple[Arm, int]:
     """Return the arm and the seed to ship, chosen on the tuning phantoms only."""
     paper, *others = [arm for arm in ARMS if arm.may_ship]
     dice = {arm: tuning_dice(out, arm, structure) for arm in (paper, *others)}
-    best = max(others, key=lambda arm: dice[arm].mean())
-    chosen = best if dice[best].mean() > dice[paper].mean() + CLEARLY else paper
-    return chosen, int(np.argmax(dice[chosen]))
+    mean = {arm: float(np.mean([*by_seed.values()])) for arm, by_seed in dice.items()}
+    best = max(others, key=lambda arm: mean[arm])
+    chosen = best if mean[best] > mean[paper] + CLEARLY else paper
+    return chosen, max(dice[chosen], key=lambda seed: dice[chosen][seed])
 
 
 def choose_without_labels(out: Path, structure: Structure) -> tuple[Arm, int]:
     """Return the best recipe's last arm, and the seed to ship, chosen by what is known without target labels."""
     *_, arm = rungs(structure)
-    runs = sorted((out / "runs" / "best").glob(f"seed*/{structure.key}/{arm.phase}"))
-    if not runs:
-        raise click.ClickException(f"{out}: expected runs of the recipe {RECIPE}; run ladder.py first")
-    scores = {int(run.parent.parent.name.removeprefix("seed")): label_free_score(run) for run in runs}
+    scores = {}
+    for run in sorted((out / "runs" / "best").glob(f"seed*/{structure.key}/{arm.phase}")):
+        try:
+            scores[seed_of(run.parent)] = label_free_score(run)
+        except RunError as error:
+            click.echo(f"{error}; this seed is left out", err=True)
+    if not scores:
+        raise click.ClickException(
+            f"{out}: expected finished runs of the recipe {RECIPE}, got none; run ladder.py first"
+        )
     click.echo(f"{structure.title}: source Dice x agreement by seed {scores}")
     return arm, max(scores, key=lambda seed: scores[seed])
 
@@ -59,19 +69,21 @@ def label_free_score(run: Path) -> float:
     return round(source * agreement, 4)
 
 
-def tuning_dice(out: Path, arm: Arm, structure: Structure) -> np.ndarray:
+def tuning_dice(out: Path, arm: Arm, structure: Structure) -> dict[int, float]:
     """Return an arm's mean tuning Dice by seed."""
     scores = read_scores(out, arm.name, structure, "tuning")
     if scores is None:
         raise click.ClickException(f"{out}: expected scores of {arm.name} on the tuning phantoms; run arms.py first")
-    mean: np.ndarray = scores.dice.mean(axis=1)
-    return mean
+    return dict(zip(scores.seeds, scores.dice.mean(axis=1).tolist(), strict=True))
 
 
 def summary(out: Path, arm: str, structure: Structure, cohort: str, seed: int) -> dict[str, Any]:
     """Sum up one seed's scores on a cohort, for the card."""
     scores = read_scores(out, arm, structure, cohort)
-    assert scores is not None
+    if scores is None or seed not in scores.seeds:
+        raise click.ClickException(
+            f"{out}: expected scores of {arm}, seed {seed}, {structure.key}, on {cohort}, got none; score it first"
+        )
     seed = scores.seeds.index(seed)
     dice, assd = scores.dice[seed], scores.assd_mm[seed]
     return {
@@ -89,15 +101,26 @@ def summary(out: Path, arm: str, structure: Structure, cohort: str, seed: int) -
 
 def compared(out: Path, structure: Structure) -> dict[str, Any]:
     """Return every arm's mean Dice by seed on the held-out target and on the source validation phantoms."""
-    told = {}
+    told: dict[str, Any] = {}
     for arm, title in (TITLES | LADDER).items():
-        by_seed = {}
         for cohort in ("held_out", "source_validation"):
             if (scores := read_scores(out, arm, structure, cohort)) is not None:
-                by_seed[f"{cohort}_dice_by_seed"] = [round(float(mean), 3) for mean in scores.dice.mean(axis=1)]
-        if by_seed:
-            told[title] = by_seed
+                means = zip(scores.seeds, scores.dice.mean(axis=1).tolist(), strict=True)
+                by_seed = {f"seed {seed}": round(mean, 3) for seed, mean in means}
+                told.setdefault(arm, {"title": title})[f"{cohort}_dice"] = by_seed
     return told
+
+
+def check_scored(out: Path, arm: Arm, structure: Structure, seed: int, exported: Path) -> None:
+    """Make sure that an arm's scores are of the weights that were exported, and not of an earlier run's."""
+    card = f"{structure.key}.json"
+    paths = (out / "arms" / arm.name / f"seed{seed}" / card, exported / card)
+    scored, shipped = (json.loads(path.read_text())["sha256"] for path in paths)
+    if scored != shipped:
+        raise click.ClickException(
+            f"{paths[0]}: expected the weights of {arm.runs.format(seed=seed)}, sha256 {shipped}, got {scored}; remove "
+            f"{paths[0].parent} and score them again"
+        )
 
 
 @click.command(context_settings={"show_default": True})
@@ -129,7 +152,13 @@ def main(out: Path, named: str, key: str | None, weights: Path | None) -> None:
         run = out / "runs" / arm.runs.format(seed=seed) / structure.key
         flag = ["--target-statistics"] if arm.target_statistics else []
         flag += ["--anatomy"] if arm.anatomy else []
-        command("export", run, "--phase", arm.phase, "--out", weights, "--scores", path, "--note", note, *flag)
+        with TemporaryDirectory() as folder:
+            exported = Path(folder)
+            command("export", run, "--phase", arm.phase, "--out", exported, "--scores", path, "--note", note, *flag)
+            check_scored(out, arm, structure, seed, exported)
+            weights.mkdir(parents=True, exist_ok=True)
+            for file in exported.iterdir():
+                shutil.copy(file, weights)
         click.echo(f"{structure.title}: {json.dumps(scores['target'])}")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from challenge.contract import STRUCTURES, Structure
 from challenge.files import written_whole
+from experiments.ladder import CHANGES
 from experiments.scores import paired, read_scores, training_minutes
 from pipeline.training.checkpoint import read_checkpoint, saved_progress
 
@@ -203,14 +204,20 @@ def times(out: Path) -> Iterator[tuple[object, ...]]:
     """Yield how long each phase took, validation included, one thread; phases that were copied count where they ran."""
     yield "run", "structure", "phase", "epochs", "seconds"
     seen = set()
-    for path in sorted((out / "runs").rglob("checkpoint.pt"), key=lambda path: ("best" not in path.parts, path)):
+    for path in sorted((out / "runs").rglob("checkpoint.pt"), key=lambda path: _bases_first(path.relative_to(out))):
         *run, structure, phase = path.parent.relative_to(out / "runs").parts
         history = saved_progress(read_checkpoint(path))["history"]
         seconds = [epoch["seconds"] for epoch in history]
-        if phase == "supervised" and (" ".join(run) in _TRIED or (structure, *seconds) in seen):
+        if (structure, phase, *seconds) in seen:
             continue  # copied from another run
-        seen.add((structure, *seconds))
+        seen.add((structure, phase, *seconds))
         yield " ".join(run), structure, phase, len(history), f"{sum(seconds):.0f}"
+
+
+def _bases_first(path: Path) -> tuple[bool, Path]:
+    """Return a key that sorts `runs/{arm}/...`: arms that others copy phases from come before those."""
+    arm = path.parts[1]
+    return not (arm.startswith("seed") or arm in {change.base for change in CHANGES}), path
 
 
 def write_csv(path: Path, rows: Iterable[tuple[object, ...]]) -> None:

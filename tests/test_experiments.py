@@ -1,24 +1,32 @@
 """The experiment's tables, from scores that can be worked on paper."""
 
+import dataclasses
+import itertools
 import json
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from challenge.contract import COCHLEA, VS
+from experiments.arms import ARMS, copy_once, in_parallel
 from experiments.ladder import CHANGES, RECIPE, copy_from_base, rungs, shared_phases, trained_phases, with_statistics
 from experiments.scores import read_scores
 from experiments.selection import Candidate, label_free_scores, selection_table
-from experiments.ship import choose
+from experiments.ship import check_scored, choose, compared
 from experiments.table import differences, ladder, table
 from pipeline.training.named_recipes import RECIPES, chosen_recipes
 from tests.segmenters import ThresholdSegmenter
 
 
-def write_scores(out: Path, arm: str, cohort: str, seeds: list[list[float]]) -> None:
+def write_scores(
+    out: Path, arm: str, cohort: str, seeds: list[list[float]], numbers: Iterable[int] = range(100)
+) -> None:
     """Dice by seed and case; an empty prediction where it is 0."""
-    for seed, dices in enumerate(seeds):
+    for seed, dices in zip(numbers, seeds, strict=False):
         scores = {
             f"crossmoda_{211 + number}": {
                 "dice": dice,
@@ -134,15 +142,18 @@ def test_every_phase_of_the_best_is_scored_with_the_target_s_statistics_as_well(
             assert (plain.target_statistics, other.target_statistics) == (False, True)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
-def test_every_change_of_the_ladder_changes_the_recipe(change, tmp_path: Path) -> None:
-    config = tmp_path / "change.toml"
-    config.write_text(change.config)
-    for structure in change.structures:
-        best, phases = RECIPES[RECIPE][structure], trained_phases(structure, change)
-        recipes = chosen_recipes(RECIPE, structure, phases=phases, config=config)
-        assert any(recipes[phase] != best.get(phase) for phase in phases)
+@pytest.mark.parametrize("structure", [VS, COCHLEA], ids=["vs", "cochlea"])
+def test_every_change_of_the_ladder_is_another_recipe_than_the_best_and_all_others(structure, tmp_path: Path) -> None:
+    told = {"best": (None, RECIPES[RECIPE][structure])}
+    for change in (change for change in CHANGES if structure in change.structures):
+        config = tmp_path / f"{change.name}.toml"
+        config.write_text(change.config)
+        phases = trained_phases(structure, change)
         assert change.last in {None, phases[-1].key}
+        follows = None if phases[0] in RECIPES[RECIPE][structure] else change.base
+        told[change.name] = (follows, chosen_recipes(RECIPE, structure, phases=phases, config=config))
+    for (one, recipes), (other, of_other) in itertools.combinations(told.items(), 2):
+        assert recipes != of_other, (one, other)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +189,67 @@ def test_phases_that_do_not_change_are_copied_from_the_base(tmp_path: Path, name
     copy_from_base(tmp_path, structure, 0, change, phases)
     copied = (tmp_path / "runs" / name).rglob("checkpoint.pt")
     assert [path.read_text() for path in copied] == shared
+
+
+def test_a_change_of_phase_1_is_not_copied_from_a_base_without_it(tmp_path: Path) -> None:
+    change = next(change for change in CHANGES if change.name == "adversary-mind")
+    config = tmp_path / "change.toml"
+    config.write_text('[supervised]\ninput = "volume"\n')
+    with pytest.raises(ValueError, match=r"adversary-mind: expected phase 1 as in best, .* got another recipe for it"):
+        shared_phases(VS, dataclasses.replace(change, config=config.read_text()), config)
+
+
+def test_a_copy_that_was_killed_is_made_again_and_a_whole_one_is_kept(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "arm" / "supervised"
+    for path in (source / "checkpoint.pt", folder.with_name(".supervised.partial") / "half"):
+        path.parent.mkdir(parents=True)
+        path.write_text("first")
+    copy_once(source, folder)
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
+    assert [path.name for path in folder.parent.iterdir()] == ["supervised"]
+    (source / "checkpoint.pt").write_text("second")
+    copy_once(source, folder)
+    assert (folder / "checkpoint.pt").read_text() == "first"
+
+
+def test_after_an_error_no_other_work_begins() -> None:
+    begun, failed = [], threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("expected a network, got none")
+
+    def work(number: int) -> None:
+        failed.wait()
+        begun.append(number)
+
+    with pytest.raises(RuntimeError, match="expected a network"):
+        in_parallel(1, [(fail,), *((work, number) for number in range(100))])
+    assert len(begun) < 100
+
+
+def test_the_seed_with_the_highest_tuning_dice_is_shipped_whichever_were_scored(tmp_path: Path) -> None:
+    for arm in ARMS:
+        if arm.may_ship:
+            write_scores(tmp_path, arm.name, "tuning", [[0.5], [0.7], [0.6]], [1, 2, 10])
+    arm, seed = choose(tmp_path, VS)
+    assert (arm.name, seed) == ("phase2", 2)
+
+
+def test_a_card_names_every_arm_and_seed(tmp_path: Path) -> None:
+    for arm in ("adversary-off", "adversary-mind-off"):  # their titles are the same
+        write_scores(tmp_path, arm, "held_out", [[0.5], [0.7]], [1, 10])
+    told = compared(tmp_path, VS)
+    assert [*told] == ["adversary-off", "adversary-mind-off"]
+    assert told["adversary-off"]["held_out_dice"] == {"seed 1": 0.5, "seed 10": 0.7}
+
+
+def test_scores_of_other_weights_are_not_shipped(tmp_path: Path) -> None:
+    (*_, arm), exported = rungs(VS), tmp_path / "exported"
+    scored = tmp_path / "arms" / arm.name / "seed0"
+    for folder, digest in ((scored, "a"), (exported, "b")):
+        folder.mkdir(parents=True)
+        (folder / "vs.json").write_text(json.dumps({"sha256": digest}))
+    with pytest.raises(click.ClickException, match="expected the weights of best/seed0, sha256 b, got a; remove"):
+        check_scored(tmp_path, arm, VS, 0, exported)
+    check_scored(tmp_path, arm, VS, 0, scored)
