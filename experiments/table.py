@@ -232,12 +232,13 @@ def write_csv(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
 @click.option("--cohort", type=click.Choice(["held_out", "tuning"]), default="held_out", help="Which target phantoms.")
 def main(out: Path, cohort: str) -> None:
     """Print the tables; write OUT/adversary.csv and OUT/times.csv."""
+    untitled = {change.name: change.name for change in CHANGES if change.name not in LADDER}
     for structure in STRUCTURES:
         for lines in (
             table(out, structure, cohort, TITLES),
             differences(out, structure, cohort),
             table(out, structure, cohort, TRIED),
-            ladder(out, structure, cohort, LADDER),
+            ladder(out, structure, cohort, LADDER | untitled),
             differences(out, structure, cohort, LADDER_PAIRS),
         ):
             click.echo(f"{structure.title}, phantoms, {cohort.replace('_', ' ')}\n")

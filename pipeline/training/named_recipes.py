@@ -118,8 +118,8 @@ RECIPES: dict[str, Mapping[Structure, Recipes]] = {
     "best-cpu": _BEST_CPU,
 }
 # Arms beside those recipes, trained only by name (`--phase`): from the recipe's phase 1, the adversary of the paper's
-# phase 2 on randomised source patches, and a mean teacher with about as many steps as two rounds; further rounds for
-# the VS.
+# phase 2 on randomised source patches, and a mean teacher with as many steps as two rounds that train a network
+# further; further rounds for the VS.
 _VIEWS: dict[str, Any] = {"mirror": True, "augmentation": "contrast", "target_augmentation": "contrast"}
 _STATISTICS: dict[str, Any] = {"mirror": True, "augmentation": "mild", "start_epoch": BEST, "target_statistics": True}
 BY_NAME: dict[str, Mapping[Structure, Recipes]] = {
