@@ -1,12 +1,13 @@
-"""The stress set: scans on which no arm was developed, scored once, at the end. Phantoms, not patients.
+"""Scans on which no arm was developed, scored once, at the end: the stress set, and more. Phantoms, not patients.
 
     python -m experiments.stress --out experiment
+    python -m experiments.stress --out experiment --cohort more_6
 
 docs/phantoms.md says what they are like. Every seed of every arm below is scored that OUT/arms has; scores that exist
 are kept, and a missing arm is named and left out.
 
-    OUT/data/stress                                  seed 5: 20 hrT2 of hardness `hard`, with labels
-    OUT/arms/{arm}/seed{S}/{structure}_stress.json   the scores
+    OUT/data/{cohort}                                  hrT2 with labels
+    OUT/arms/{arm}/seed{S}/{structure}_{cohort}.json   the scores
 """
 
 from pathlib import Path
@@ -18,8 +19,8 @@ from experiments.arms import PAPER_ARM, PRESET, Scored, command, copy_paper, in_
 from experiments.table import ladder
 from pipeline.runtime.allocator import keep_large_blocks
 
-LEVEL, SEED, CASES = "hard", 5, 20
-STRESS = Scored("stress", "stress/target_validation", "stress/target_validation_reference", TARGET_SUFFIX)
+# name -> hardness, seed, cases: the stress set, and as many `standard` phantoms as 20 held-out ones leave in doubt
+COHORTS = {"stress": ("hard", 5, 20), "more_6": ("standard", 6, 32), "more_7": ("standard", 7, 32)}
 # arm -> its title in the table
 ARMS = {
     "phase1": "source only",
@@ -29,12 +30,14 @@ ARMS = {
 }
 
 
-def make_stress(data: Path) -> None:
-    """Make the cohort, if it is not there."""
-    if not (data / "stress" / "phantom.json").exists():
-        counts = ["--source", 0, "--target", 0, "--validation", CASES]
-        kind = ["--preset", PRESET, "--hardness", LEVEL, "--seed", SEED]
-        command("phantom", "--out", data / "stress", *counts, *kind)
+def make_cohort(data: Path, name: str) -> Scored:
+    """Make a cohort, if it is not there; return where it lies."""
+    if not (data / name / "phantom.json").exists():
+        hardness, seed, cases = COHORTS[name]
+        counts = ["--source", 0, "--target", 0, "--validation", cases]
+        kind = ["--preset", PRESET, "--hardness", hardness, "--seed", seed]
+        command("phantom", "--out", data / name, *counts, *kind)
+    return Scored(name, f"{name}/target_validation", f"{name}/target_validation_reference", TARGET_SUFFIX)
 
 
 def weights_of(out: Path, arm: str, structure: Structure) -> list[Path]:
@@ -42,33 +45,34 @@ def weights_of(out: Path, arm: str, structure: Structure) -> list[Path]:
     return [card.parent for card in sorted((out / "arms" / arm).glob(f"seed*/{structure.key}.json"))]
 
 
-def score_stress(out: Path, weights: Path, structure: Structure) -> None:
-    """Score one network on the stress set, unless that was done before."""
-    path = weights / f"{structure.key}_{STRESS.name}.json"
+def score(out: Path, weights: Path, structure: Structure, scored: Scored) -> None:
+    """Score one network on a cohort, unless that was done before."""
+    path = weights / f"{structure.key}_{scored.name}.json"
     if not path.exists():
-        write_json(path, scores_of(weights, structure, out / "data", STRESS))
+        write_json(path, scores_of(weights, structure, out / "data", scored))
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiment"), help="What arms.py was given.")
+@click.option("--cohort", type=click.Choice([*COHORTS]), default="stress", help="Which phantoms.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Networks at a time, one thread each.")
-def main(out: Path, jobs: int) -> None:
-    """Score the stress set and print its tables."""
+def main(out: Path, cohort: str, jobs: int) -> None:
+    """Score a cohort and print its tables."""
     keep_large_blocks()
     out = out.resolve()
-    make_stress(out / "data")
+    scored = make_cohort(out / "data", cohort)
     copy_paper(out)
     work = []
     for structure in STRUCTURES:
         for arm in ARMS:
             folders = weights_of(out, arm, structure)
-            work += [(score_stress, out, folder, structure) for folder in folders]
+            work += [(score, out, folder, structure, scored) for folder in folders]
             if not folders:
                 click.echo(f"{arm}, {structure.key}: no weights in {out / 'arms'}; left out", err=True)
     in_parallel(jobs, work)
     for structure in STRUCTURES:
-        click.echo(f"{structure.title}, phantoms, stress set\n")
-        click.echo("\n".join(ladder(out, structure, STRESS.name, ARMS)) + "\n")
+        click.echo(f"{structure.title}, phantoms, {cohort}\n")
+        click.echo("\n".join(ladder(out, structure, cohort, ARMS)) + "\n")
 
 
 if __name__ == "__main__":
