@@ -53,7 +53,8 @@ _CPU: Mapping[Structure, Recipes] = {
 #             domain only. So descriptors label the target, and a new network learns on voxels from the labels of both.
 #             Nothing is randomised: its contrast carries information. Batch norm's statistics of both domains together
 #             fit neither, so each domain has its own. Round 1 draws too small with those of training patches, which lie
-#             around the cochlea, too large with those of patches from anywhere, which label round 2: between them.
+#             around the cochlea, and too large with those of patches from anywhere. The latter label round 2, which
+#             ends between them.
 #   rounds    each starts from the last network of the one before: source Dice would choose the least adapted.
 _FIRST, _SECOND, _THIRD = SELF_TRAINING
 
