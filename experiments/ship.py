@@ -107,7 +107,7 @@ def compared(out: Path, structure: Structure) -> dict[str, Any]:
             if (scores := read_scores(out, arm, structure, cohort)) is not None:
                 means = zip(scores.seeds, scores.dice.mean(axis=1).tolist(), strict=True)
                 by_seed = {f"seed {seed}": round(mean, 3) for seed, mean in means}
-                told.setdefault(arm, {"title": title})[f"{cohort}_dice"] = by_seed
+                told.setdefault(arm, {"title": title.strip("*")})[f"{cohort}_dice"] = by_seed
     return told
 
 
