@@ -10,7 +10,7 @@ The label-free scores are of a few unlabelled target training scans, in windows 
 three predictions of each, which is less work than the true Dice. That is of the 8 tuning phantoms on their own grids,
 with the components that anatomy allows, for every network alike; scores that ladder.py has left are taken over.
 
-    OUT/selection/{structure}/{sha256}.json     one network: where it comes from, its scores, its Dice
+    OUT/selection/{N}_scans/{structure}/{sha256}.json     one network: where it comes from, its scores, its Dice
 """
 
 import hashlib

@@ -19,7 +19,7 @@ from experiments.arms import PAPER_ARM, PRESET, Scored, command, copy_paper, in_
 from experiments.table import ladder
 from pipeline.runtime.allocator import keep_large_blocks
 
-# name -> hardness, seed, cases: the stress set, and as many `standard` phantoms as 20 held-out ones leave in doubt
+# name -> hardness, seed, cases: the stress set, and more phantoms like the held-out ones, because 20 are few
 COHORTS = {"stress": ("hard", 5, 20), "more_6": ("standard", 6, 32), "more_7": ("standard", 7, 32)}
 # arm -> its title in the table
 ARMS = {
